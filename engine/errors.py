@@ -5,7 +5,7 @@
     FlatlineError
     ├── SettingsError            a setting, policy or command line that cannot be used
     ├── RecordRejected           bytes from the log that are not a Flatline record
-    ├── WordRefused              a control record that planners and agents do not accept
+    ├── CommandRefused           a control record that planners and agents do not accept
     ├── FoldFailed               a record that could not be folded into a state
     ├── LogError
     │   ├── LogUnreachable       no answer; a retry may succeed

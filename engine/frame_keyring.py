@@ -301,8 +301,9 @@ class FrameKeyring:
 
         Raises
         ------
-        SettingsError
-            There is no key, and frames without a MAC would not be accepted.
+        SettingsError, KeyDamaged
+            There is no key, and frames without a MAC would not be accepted; or a key file can be
+            read by others or is not a valid key.
         """
         if self.memory is not None:
             key_name = KeyName(kind, name, _MEMORY_ID, _MEMORY_ID)

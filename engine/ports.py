@@ -117,7 +117,11 @@ class Subscription(Protocol):
 
 
 class Log(Opened, Protocol):
-    """The one log of a site. Append is durable when it returns; order is kept by key."""
+    """The one log of a site. Append is durable when it returns; order is kept by key.
+
+    A query raises `LogUnreachable` where the log gives no answer in time, and `LogRefused` where
+    the topic or partition does not exist or may not be read by this principal.
+    """
 
     async def append(
         self,
@@ -345,7 +349,13 @@ class LedgerStore(Protocol):
         ...
 
     def entries(self) -> Sequence[bytes]:
-        """Return every entry, oldest first."""
+        """Return every entry, oldest first.
+
+        Raises
+        ------
+        StateUnwritable
+            The entries cannot be read, so no action may be done.
+        """
         ...
 
 

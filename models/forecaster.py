@@ -120,7 +120,10 @@ class Forecaster:
         return profile_of(self.state[grown_up], self.plan)
 
     def start(self, members: Indices, profile: F32) -> None:
-        """Start new series from the profile of their class, with its size of errors."""
+        """Start new series from the profile of their class, with its size of errors.
+
+        `members` are the rows of the series, shape (n,); `profile` is as `profile` returns it.
+        """
         rows = self.state[members]
         start_from(rows, self.plan, profile)
         self.state[members] = rows

@@ -200,7 +200,7 @@ class _Bounded(io.BufferedIOBase):
         return b""
 
     def close(self) -> None:
-        """Close the stream below."""
+        """Close the stream that this one reads from."""
         self._stream.close()
         super().close()
 

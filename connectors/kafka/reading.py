@@ -121,7 +121,15 @@ class Reader:
         return TopicPartition(self._config.topic_prefix + topic, partition)
 
     async def ids(self, topics: Sequence[str]) -> tuple[str, ...]:
-        """Return each topic's id, empty where no topic is visible."""
+        """Return the id of each topic, in the same order; empty for an invisible topic.
+
+        Brokers before 2.8 have no topic ids: then all are empty.
+
+        Raises
+        ------
+        LogUnreachable, LogRefused
+            No broker answered in time, or the broker refused this principal.
+        """
         names = [self._config.topic_prefix + topic for topic in topics]
         with named("reading the ids of topics"):
             async with asyncio.timeout(_ANSWER_TIMEOUT_MS / 1000):
@@ -173,7 +181,17 @@ class Reader:
         return starts
 
     async def read_to_end(self, topic: str, partition: int, *, offset: int) -> list[Record]:
-        """Return every record from `offset` to the current end."""
+        """Return every record from `offset` to the end at the time of the call.
+
+        An `offset` below the earliest record starts at the earliest.
+
+        Raises
+        ------
+        LogUnreachable
+            Kafka did not answer in time, or delivered no further record before the end.
+        LogRefused
+            The topic does not exist, or this principal may not read it.
+        """
         at = self._at(topic, partition)
         async with self._one_at_a_time:
             earliest, end = await self.bounds(topic, partition)

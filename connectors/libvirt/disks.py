@@ -188,12 +188,26 @@ def end_left_copy(
 ) -> None:
     """Cancel the copy of a disk whose agent died; return if the VM already runs on the copy.
 
+    Parameters
+    ----------
+    device
+        The disk's target device.
+    pool
+        Target pool of the copy.
+
     Raises
     ------
     ActionRefused
-        The VM runs on its old disk, and no copy is running.
+        The VM runs on its old disk, and no copy to `pool` is running, or the VM has no such disk.
+    HypervisorUnreachable
+        The pool is unknown here, so a copy may still be running.
     """
-    folder = PurePosixPath(_folder(connection, pool, library))
+    try:
+        folder = PurePosixPath(_folder(connection, pool, library))
+    except ActionRefused as error:
+        raise HypervisorUnreachable(
+            f"it is unknown whether the copy of disk {device} is still running: {error}"
+        ) from error
     disk = disk_of(domain.XMLDesc(), device)
     if disk.copying is not None and folder in PurePosixPath(disk.copying).parents:
         domain.blockJobAbort(device, 0)

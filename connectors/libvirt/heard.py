@@ -37,7 +37,17 @@ class Heard:
     def add(
         self, kind: str, *, vm: bytes | None = None, detail: Mapping[str, str] | None = None
     ) -> None:
-        """Receive one event."""
+        """Store a boot, panic or watchdog event; the end of a VM's run clears its events.
+
+        Parameters
+        ----------
+        kind
+            One of `engine.wire.metrics.EVENT_KINDS`; most of them are ignored.
+        vm
+            UUID of the VM; an event without one is ignored.
+        detail
+            Ignored; for the protocol `connectors.libvirt.events.Hearer`.
+        """
         if vm is None:
             return
         with self._guard:

@@ -38,7 +38,7 @@ def set_guests(world: World, indices: list[int], **values: float) -> None:
 
 
 def modifier(**values: float) -> Begin:
-    """Return a kind that sets modifiers and restores them at its end."""
+    """Return a kind that sets these attributes of `Guests`, and restores them at its end."""
 
     def begin(world: World, incident: Incident, indices: list[int]) -> Action:
         before = {name: getattr(world.guests, name)[indices].copy() for name in values}

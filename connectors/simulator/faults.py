@@ -197,7 +197,10 @@ def _sick_node(world: World, incident: Incident, indices: list[int]) -> Action:
 
 
 def host_silence(world: World, incident: Incident, indices: list[int]) -> Action:
-    """Make the node's hypervisor unreachable; with `dies` = 1 its guests boot afterwards."""
+    """Make the node's hypervisor unreachable.
+
+    With `dies` = 1 the whole node fails: its guests stop, and boot when the incident ends.
+    """
     node = world.topology.node_index[incident.node]
     dies = bool(incident.params.get("dies", 0.0))
     world.unreachable[node] = True

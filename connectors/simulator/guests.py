@@ -174,6 +174,6 @@ class Guests:
         self.leaked_kib += self.leak_kib_s * step_s
         np.minimum(self.leaked_kib, self.memory_kib * (0.98 - self.used_share), out=self.leaked_kib)
 
-    def state(self, table: Indices) -> NDArray[np.uint64]:
+    def state(self, vms: Indices) -> NDArray[np.uint64]:
         """Return the hypervisor's state of each VM, as an index into `VM_STATES`."""
-        return STATE[self.condition[table]]
+        return STATE[self.condition[vms]]

@@ -90,16 +90,16 @@ class Meters:
         counters = [_MOVED_BY.get(metric.name, _PASSED) for metric in metrics.COUNTERS]
         self._moved_by = np.array(counters + [_PASSED] * vcpus)
 
-    def settle(self, table: Indices, now_ns: int) -> None:
-        """Settle the counters of `table` at `now_ns`; call it before any change."""
-        self._base[:, table] = self._at(table, now_ns)
-        self._since_ns[table] = now_ns
+    def settle(self, vms: Indices, now_ns: int) -> None:
+        """Settle the counters of `vms` at `now_ns`; call it before any change."""
+        self._base[:, vms] = self._at(vms, now_ns)
+        self._since_ns[vms] = now_ns
         self._asked_ns = -1
 
-    def restart(self, table: Indices, now_ns: int) -> None:
-        """Restart all counters of `table` at 0, as a new qemu process does."""
-        self._base[:, table] = 0.0
-        self._since_ns[table] = now_ns
+    def restart(self, vms: Indices, now_ns: int) -> None:
+        """Restart all counters of `vms` at 0, as a new qemu process does."""
+        self._base[:, vms] = 0.0
+        self._since_ns[vms] = now_ns
         self._asked_ns = -1
 
     def age(self, uptime_s: Floats) -> None:
@@ -110,7 +110,7 @@ class Meters:
         self._base += moved[self._moved_by] * self.pace.gains
         self._asked_ns = -1
 
-    def read(self, table: Indices, now_ns: int) -> tuple[NDArray[np.uint64], Floats]:
+    def read(self, vms: Indices, now_ns: int) -> tuple[NDArray[np.uint64], Floats]:
         """Return counters, shape (len(COUNTERS), n), and vCPU times, shape (V, n), in ns.
 
         If a second node reads the same moment, all of them probably will: then the whole site is
@@ -118,33 +118,33 @@ class Meters:
         """
         if now_ns != self._asked_ns:
             self._asked_ns, self._everyone = now_ns, None
-            return self._shown(table, now_ns)
+            return self._shown(vms, now_ns)
         if self._everyone is None:
             self._everyone = self._shown(slice(None), now_ns)
         counters, vcpus = self._everyone
-        return counters[:, table], vcpus[:, table]
+        return counters[:, vms], vcpus[:, vms]
 
-    def counters(self, table: Indices, now_ns: int) -> NDArray[np.uint64]:
+    def counters(self, vms: Indices, now_ns: int) -> NDArray[np.uint64]:
         """Return shape (len(COUNTERS), n): the hypervisor's values, in its quanta."""
-        return self._shown(table, now_ns)[0]
+        return self._shown(vms, now_ns)[0]
 
-    def _shown(self, table: Indices, now_ns: int) -> tuple[NDArray[np.uint64], Floats]:
-        exact = self._at(table, now_ns)
+    def _shown(self, vms: Indices, now_ns: int) -> tuple[NDArray[np.uint64], Floats]:
+        exact = self._at(vms, now_ns)
         shown = exact[:VCPUS].astype(np.uint64)
         # Bytes are already whole sectors, since requests are; scheduler ticks are not whole.
         shown[_TICKS] -= shown[_TICKS] % _TICK_NS
         return shown, exact[VCPUS:]
 
-    def _at(self, table: Indices, now_ns: int) -> Floats:
+    def _at(self, vms: Indices, now_ns: int) -> Floats:
         """Return the values at the last change plus the growth since."""
-        passed_ns = now_ns - self._since_ns[table]
+        passed_ns = now_ns - self._since_ns[vms]
         moved = np.empty((6, passed_ns.size))
         done = moved[:_PASSED]
-        np.multiply(self.pace.events[:, table], passed_ns / self._step_ns, out=done)
-        done += self.pace.phase[:, table]
+        np.multiply(self.pace.events[:, vms], passed_ns / self._step_ns, out=done)
+        done += self.pace.phase[:, vms]
         np.floor(done, out=done)
         moved[_PASSED] = passed_ns
         grown: Floats = np.take(moved, self._moved_by, axis=0)
-        grown *= self.pace.gains[:, table]
-        grown += self._base[:, table]
+        grown *= self.pace.gains[:, vms]
+        grown += self._base[:, vms]
         return grown

@@ -174,66 +174,66 @@ class Rates:
         self.node_busy = given.node_busy[step]
         self.pool_latency_s = given.pool_latency_s[step]
 
-    def pace(self, table: Indices) -> None:
-        """Set the pace of `table` for the rest of the step, from their current state."""
+    def pace(self, vms: Indices) -> None:
+        """Set the pace of `vms` for the rest of the step, from their current state."""
         guests, activity, draws = self._guests, self._activity, self._draws
-        stuck = self.stuck(table)
-        timers, spread, pinned = self._wants(table, stuck, activity, draws)
-        share = self._share(table, self.node_share, self.squeeze)
+        stuck = self.stuck(vms)
+        timers, spread, pinned = self._wants(vms, stuck, activity, draws)
+        share = self._share(vms, self.node_share, self.squeeze)
         strain = Strain(guests.slowness, guests.thrashes(), self.squeeze)
         paces = self._meters.pace
-        self._pace_disk(table, stuck, share, activity, draws, strain, paces)
-        self._pace_requests(table, self.pool_latency_s, draws, strain, paces)
-        self._pace_network(table, stuck, share, activity, draws, paces)
-        self._pace_cpu(table, timers, spread, pinned, share, draws, paces)
+        self._pace_disk(vms, stuck, share, activity, draws, strain, paces)
+        self._pace_requests(vms, self.pool_latency_s, draws, strain, paces)
+        self._pace_network(vms, stuck, share, activity, draws, paces)
+        self._pace_cpu(vms, timers, spread, pinned, share, draws, paces)
 
     @property
     def cpu_share(self) -> Floats:
         """Shape (N,): share of its cores that each guest would use in this step."""
         return self._activity.cpu_share
 
-    def stuck(self, table: Indices) -> NDArray[np.bool_]:
+    def stuck(self, vms: Indices) -> NDArray[np.bool_]:
         """Return shape (n,): whether the disk completes no request now."""
         guests = self._guests
         stuck: NDArray[np.bool_] = (
-            self.pool_stalled[self._topology.pool[table]]
-            | guests.io_stuck[table]
-            | (guests.condition[table] == _HUNG_IO)
+            self.pool_stalled[self._topology.pool[vms]]
+            | guests.io_stuck[vms]
+            | (guests.condition[vms] == _HUNG_IO)
         )
         return stuck
 
     # Below, the last axis is `vms` and the one before, if present, the steps.
 
     def _wants(
-        self, table: Indices, stuck: NDArray[np.bool_], activity: Activity, draws: Draws
+        self, vms: Indices, stuck: NDArray[np.bool_], activity: Activity, draws: Draws
     ) -> tuple[Floats, Floats, Floats]:
         """Return the cores wanted: by timers, spread over all vCPUs, and pinned to the first."""
-        guests, vcpus = self._guests, self._topology.vcpus[table]
-        condition = guests.condition[table]
+        guests, vcpus = self._guests, self._topology.vcpus[vms]
+        condition = guests.condition[vms]
         works = g.WORKS[condition]
         share = np.where(stuck, _STUCK_CPU_SHARE, 1.0)
         # Without a network no requests arrive; they are half of the load.
-        cut_off = self.network_stalled[:-1][self._topology.network[table]]
-        share = share * np.where(cut_off & (self._topology.network[table] >= 0), 0.5, 1.0)
-        idle = self._habits.idle_cores[table] * (0.7 + 0.6 * draws.chance[..., table])
+        cut_off = self.network_stalled[:-1][self._topology.network[vms]]
+        share = share * np.where(cut_off & (self._topology.network[vms] >= 0), 0.5, 1.0)
+        idle = self._habits.idle_cores[vms] * (0.7 + 0.6 * draws.chance[..., vms])
         timers = works * idle
-        spread = works * (activity.cpu_share[..., table] * vcpus * share)
+        spread = works * (activity.cpu_share[..., vms] * vcpus * share)
         own = g.CORES[condition] * np.where(stuck, _STUCK_CPU_SHARE, 1.0)
-        pinned = own + guests.spin_cores[table] + works * guests.extra_cores[table]
+        pinned = own + guests.spin_cores[vms] + works * guests.extra_cores[vms]
         pinned = np.minimum(pinned, vcpus)
         timers = np.minimum(timers, vcpus - pinned)
         return timers, np.minimum(spread, vcpus - pinned - timers), pinned
 
-    def _share(self, table: Indices, node_share: Floats, squeeze: Floats) -> Floats:
+    def _share(self, vms: Indices, node_share: Floats, squeeze: Floats) -> Floats:
         """Return the share of its wanted CPU that each VM gets from its node."""
-        node = self._guests.node[table]
-        squeezed = np.where(self._guests.takes_all[table], 0.0, squeeze[..., node])
+        node = self._guests.node[vms]
+        squeezed = np.where(self._guests.takes_all[vms], 0.0, squeeze[..., node])
         share: Floats = node_share[..., node] * (1.0 - squeezed)
         return share
 
     def _pace_cpu(
         self,
-        table: Indices,
+        vms: Indices,
         timers: Floats,
         spread: Floats,
         pinned: Floats,
@@ -241,35 +241,35 @@ class Rates:
         draws: Draws,
         paces: Paces,
     ) -> None:
-        vcpus, chance = self._topology.vcpus[table], draws.chance[..., table]
+        vcpus, chance = self._topology.vcpus[vms], draws.chance[..., vms]
         even = spread / vcpus
         # The busier the guest, the less its vCPUs can differ.
-        own = even[..., None, :] + self._skew[:, table] * (even * (1.0 - even))[..., None, :]
-        own += timers[..., None, :] * self._timer_share[:, table]
+        own = even[..., None, :] + self._skew[:, vms] * (even * (1.0 - even))[..., None, :]
+        own += timers[..., None, :] * self._timer_share[:, vms]
         own += np.clip(pinned - self._ranks, 0.0, 1.0)
         np.minimum(own, 1.0, out=own)
-        own *= self._has[:, table]
+        own *= self._has[:, vms]
         wanted = own.sum(axis=-2)
         own *= share[..., None, :]
-        paces.gains[..., VCPUS:, table] = own
+        paces.gains[..., VCPUS:, vms] = own
         got = own.sum(axis=-2)
-        requests = paces.events[..., :3, table].sum(axis=-2) / self._step_s
-        alive = self._guests.condition[table] < _PAUSED
+        requests = paces.events[..., :3, vms].sum(axis=-2) / self._step_s
+        alive = self._guests.condition[vms] < _PAUSED
         total = got * (1.002 + 0.012 * chance) + alive * (
             _OVERHEAD_CORES + requests * (_OVERHEAD_NS / 1e9)
         )
-        user = self._habits.user_share[table]
+        user = self._habits.user_share[vms]
         gains = paces.gains
-        gains[..., ROW["cpu_time_ns"], table] = total
-        gains[..., ROW["cpu_user_ns"], table] = total * user
-        gains[..., ROW["cpu_system_ns"], table] = total * (1.0 - user)
+        gains[..., ROW["cpu_time_ns"], vms] = total
+        gains[..., ROW["cpu_user_ns"], vms] = total * user
+        gains[..., ROW["cpu_system_ns"], vms] = total * (1.0 - user)
         lost = wanted - got
-        gains[..., ROW["vcpu_delay_ns"], table] = lost
-        gains[..., ROW["vcpu_wait_ns"], table] = lost + got * 0.004 * chance
+        gains[..., ROW["vcpu_delay_ns"], vms] = lost
+        gains[..., ROW["vcpu_wait_ns"], vms] = lost + got * 0.004 * chance
 
     def _pace_disk(
         self,
-        table: Indices,
+        vms: Indices,
         stuck: NDArray[np.bool_],
         share: Floats,
         activity: Activity,
@@ -278,52 +278,50 @@ class Rates:
         paces: Paces,
     ) -> None:
         habits, guests, step_s = self._habits, self._guests, self._step_s
-        condition = guests.condition[table]
+        condition = guests.condition[vms]
         works = g.WORKS[condition]
-        work, floor = activity.work[..., table], activity.floor[..., table]
+        work, floor = activity.work[..., vms], activity.floor[..., vms]
         # A disk three times as slow serves about half: queues are only partly full.
-        let = ~stuck * share * guests.io_share[table]
-        slowness = strain.slowness[..., table] * self.pool_slowness[self._topology.pool[table]]
+        let = ~stuck * share * guests.io_share[vms]
+        slowness = strain.slowness[..., vms] * self.pool_slowness[self._topology.pool[vms]]
         let = let / slowness**0.7 * step_s
-        swaps = works * strain.thrashes[..., table] * 150.0
-        reads = works * habits.reads[table] * work + swaps
+        swaps = works * strain.thrashes[..., vms] * 150.0
+        reads = works * habits.reads[vms] * work + swaps
         kept = np.maximum(work, floor)
-        writes = works * habits.writes[table] * kept
-        writes = writes * activity.flush[..., table] + swaps
-        flushes = works * habits.flushes[table] * kept
-        bulk_reads = g.READS[condition] + works * guests.extra_reads[table]
-        bulk_writes = g.WRITES[condition] + works * guests.extra_writes[table]
-        rounding = draws.rounding[..., table]
+        writes = works * habits.writes[vms] * kept
+        writes = writes * activity.flush[..., vms] + swaps
+        flushes = works * habits.flushes[vms] * kept
+        bulk_reads = g.READS[condition] + works * guests.extra_reads[vms]
+        bulk_writes = g.WRITES[condition] + works * guests.extra_writes[vms]
+        rounding = draws.rounding[..., vms]
         events = paces.events
-        events[..., READ, table] = np.floor((reads + bulk_reads) * let + rounding[..., READ, :])
-        events[..., WRITE, table] = np.floor((writes + bulk_writes) * let + rounding[..., WRITE, :])
-        events[..., FLUSH, table] = np.floor(flushes * let + rounding[..., FLUSH, :])
+        events[..., READ, vms] = np.floor((reads + bulk_reads) * let + rounding[..., READ, :])
+        events[..., WRITE, vms] = np.floor((writes + bulk_writes) * let + rounding[..., WRITE, :])
+        events[..., FLUSH, vms] = np.floor(flushes * let + rounding[..., FLUSH, :])
         # The same draw sets when in the step the first one completes: late if a fraction was
         # rounded up.
-        paces.phase[..., table] = 0.5 * rounding
-        spread = 0.7 + 0.6 * draws.size[..., table]
-        read_bytes, write_bytes = habits.read_bytes[table], habits.write_bytes[table]
+        paces.phase[..., vms] = 0.5 * rounding
+        spread = 0.7 + 0.6 * draws.size[..., vms]
+        read_bytes, write_bytes = habits.read_bytes[vms], habits.write_bytes[vms]
         gains = paces.gains
-        gains[..., ROW["block_rd_bytes"], table] = _mean_size(
-            reads, read_bytes * spread, bulk_reads
-        )
-        gains[..., ROW["block_wr_bytes"], table] = _mean_size(
+        gains[..., ROW["block_rd_bytes"], vms] = _mean_size(reads, read_bytes * spread, bulk_reads)
+        gains[..., ROW["block_wr_bytes"], vms] = _mean_size(
             writes, write_bytes * spread, bulk_writes
         )
 
     def _pace_requests(
-        self, table: Indices, latency_s: Floats, draws: Draws, strain: Strain, paces: Paces
+        self, vms: Indices, latency_s: Floats, draws: Draws, strain: Strain, paces: Paces
     ) -> None:
-        latency = latency_s[..., self._topology.pool[table]] * 1e9
-        spread = 0.7 + 0.6 * draws.size[..., table]
-        cost = np.floor(latency * strain.slowness[..., table] * spread)
-        paces.gains[..., ROW["block_rd_ns"], table] = cost
-        paces.gains[..., ROW["block_wr_ns"], table] = np.floor(cost * 1.3)
-        paces.gains[..., ROW["block_fl_ns"], table] = np.floor(cost * 2.0)
+        latency = latency_s[..., self._topology.pool[vms]] * 1e9
+        spread = 0.7 + 0.6 * draws.size[..., vms]
+        cost = np.floor(latency * strain.slowness[..., vms] * spread)
+        paces.gains[..., ROW["block_rd_ns"], vms] = cost
+        paces.gains[..., ROW["block_wr_ns"], vms] = np.floor(cost * 1.3)
+        paces.gains[..., ROW["block_fl_ns"], vms] = np.floor(cost * 2.0)
 
     def _pace_network(
         self,
-        table: Indices,
+        vms: Indices,
         stuck: NDArray[np.bool_],
         share: Floats,
         activity: Activity,
@@ -331,31 +329,31 @@ class Rates:
         paces: Paces,
     ) -> None:
         habits, guests, step_s = self._habits, self._guests, self._step_s
-        condition = guests.condition[table]
-        network = self._topology.network[table]
+        condition = guests.condition[vms]
+        network = self._topology.network[vms]
         open_ = ~self.network_stalled[network]
-        kept = np.maximum(activity.work[..., table], activity.floor[..., table])
+        kept = np.maximum(activity.work[..., vms], activity.floor[..., vms])
         served = g.WORKS[condition] * share * np.where(stuck, _UNANSWERED_SEND_SHARE, 1.0)
-        sends = served * habits.sends[table] * kept * step_s
-        receives = served * habits.receives[table] * kept * step_s
+        sends = served * habits.sends[vms] * kept * step_s
+        receives = served * habits.receives[vms] * kept * step_s
         # The kernel alone answers a probe; no process is needed.
-        probes = np.floor(_PROBES_PER_S * step_s + draws.chance[..., table])
+        probes = np.floor(_PROBES_PER_S * step_s + draws.chance[..., vms])
         answers = probes * g.KERNEL[condition]
         rounding = draws.rounding
         events, gains = paces.events, paces.gains
-        gate = open_ * guests.send_share[table]
-        events[..., SEND, table] = gate * (np.floor(sends + rounding[..., SEND, table]) + answers)
+        gate = open_ * guests.send_share[vms]
+        events[..., SEND, vms] = gate * (np.floor(sends + rounding[..., SEND, vms]) + answers)
         heard = probes + draws.chatter[..., network]
-        asked = np.floor(receives + rounding[..., RECEIVE, table])
-        events[..., RECEIVE, table] = open_ * (heard + asked) * (condition != _OFF)
-        spread = 0.7 + 0.6 * draws.size[..., table]
-        per_send = habits.send_bytes[table] * spread
+        asked = np.floor(receives + rounding[..., RECEIVE, vms])
+        events[..., RECEIVE, vms] = open_ * (heard + asked) * (condition != _OFF)
+        spread = 0.7 + 0.6 * draws.size[..., vms]
+        per_send = habits.send_bytes[vms] * spread
         total = np.maximum(sends + answers, 1e-9)
         sent = np.floor((sends * per_send + answers * _PROBE_BYTES) / total)
-        gains[..., ROW["net_tx_bytes"], table] = sent
+        gains[..., ROW["net_tx_bytes"], vms] = sent
         total = np.maximum(receives + heard, 1e-9)
         received = np.floor((receives * per_send + heard * _PROBE_BYTES) / total)
-        gains[..., ROW["net_rx_bytes"], table] = received
+        gains[..., ROW["net_rx_bytes"], vms] = received
 
 
 def _sums(index: NDArray[np.int64], values: Floats, indices: int) -> Floats:

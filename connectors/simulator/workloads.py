@@ -85,7 +85,7 @@ class Course(NamedTuple):
 
     swing: Floats  # work relative to the habit, by hour and noise
     working: NDArray[np.bool_]
-    writing: NDArray[np.bool_]  # results of a batch
+    writing: NDArray[np.bool_]  # a batch job writes its results
     flush: Floats  # as in `Activity`
 
 

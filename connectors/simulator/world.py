@@ -252,10 +252,10 @@ class World:
         """Return the index of a VM by its index or UUID."""
         return self.topology.index_of[name] if isinstance(name, bytes) else name
 
-    def _roster_of(self, table: Indices) -> Roster:
+    def _roster_of(self, vms: Indices) -> Roster:
         uuids = self.topology.uuids
-        indices = np.arange(table.start, table.stop) if isinstance(table, slice) else table
-        return Roster(table, indices, b"".join([uuids[index] for index in indices]))
+        indices = np.arange(vms.start, vms.stop) if isinstance(vms, slice) else vms
+        return Roster(vms, indices, b"".join([uuids[index] for index in indices]))
 
     def _begin_step(self) -> None:
         """Settle the ending step, then start the next one as predicted."""

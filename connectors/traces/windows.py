@@ -173,7 +173,19 @@ def windows(
     is_stream: bool,
     counts: WindowCounts,
 ) -> Iterator[Window]:
-    """Yield windows, oldest first; a window is closed once nothing on time can follow."""
+    """Yield windows, oldest first; a window is closed once nothing on time can follow.
+
+    Parameters
+    ----------
+    blocks
+        Rows in order of arrival; none is empty.
+    vcpus
+        Shape (vms,); only its length counts, as the number of VMs.
+    is_stream
+        Whether the values other than memory are counters, from which rates are computed.
+    counts
+        Updated with the outcome of each row.
+    """
     state = _State(len(vcpus), is_stream=is_stream, interval_s=interval_s)
     largest = _LARGEST_COUNTERS if is_stream else _LARGEST_RATES
     waiting = Samples(np.empty(0), np.empty(0), np.empty(0, np.intp), np.empty((len(RATES), 0)))

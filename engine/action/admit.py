@@ -163,6 +163,15 @@ def may_finish(
 
     The step has already spent its budgets. A person may have paused or forbidden it since, and no
     call follows after the step's deadline or after a result has closed it.
+
+    Parameters
+    ----------
+    key
+        The incident's id and the number of the step.
+    now_ms
+        Wall clock of the caller.
+    controls
+        The control records in force, by key.
     """
     for entry in history:
         if (entry.order.incident, entry.order.step) == key:

@@ -12,8 +12,8 @@ from flatline.engine.preflight_data import ObservedGuest, PreflightSample, Rest,
 # The most that an idle vCPU of a live kernel runs, as a share of a core (measured: below 7 %, in
 # guests whose emulation makes timers expensive).
 _IDLE_SHARE: Final = 0.1
-# A missing answer counts only if the guest answered within this time: a network card may also be
-# disconnected, and a guest's owner may forbid what was allowed an hour ago.
+# A missing answer is a sign of death only if the guest answered within this time. Otherwise it may
+# have another cause: a disconnected network card, or an owner who no longer permits the probe.
 ANSWERED_WITHIN_NS: Final = 600 * 10**9
 # Answers are reported once in five minutes, so that a healthy node writes little to the log.
 _REPORT_AGAIN_NS: Final = 300 * 10**9

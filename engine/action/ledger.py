@@ -112,8 +112,9 @@ class LogEntry(
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """The newest entry of each step; `outcomes` are kept after the result.
+    """The entries of the ledger: `steps` holds the newest entry of each step.
 
+    `outcomes` holds the entry that ended a step, even after "marked" replaced it in `steps`.
     `accepted_ms` is when each step was accepted. `positions` are the read positions of the last day
     and the newest one before it; `log_position` is the newest `LogPosition`.
     """

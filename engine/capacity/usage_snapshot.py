@@ -166,7 +166,10 @@ def _middle(vms: Sequence[VmUse]) -> Size | None:
 
 
 def how_many(size: Size, room: Size) -> int:
-    """Return how many VMs of a size fit into a free size."""
+    """Return how many VMs of a size fit into a free size.
+
+    The memory of `size` must be above zero; its cores may be zero, and memory alone then limits.
+    """
     by_memory = int(room.memory_bytes // size.memory_bytes)
     # A VM that uses almost no CPU is limited by memory alone.
     return min(by_memory, int(room.cores // size.cores)) if size.cores > 1e-6 else by_memory

@@ -160,7 +160,7 @@ def pause_off(
     file: File = None,
     sets: Sets = None,
 ) -> None:
-    """Take a pause back; exit code 1 if there was none."""
+    """End a pause; exit code 1 if there was none."""
     from flatline.engine.cli.control_commands import end_pause, with_log
 
     was_paused = with_log(

@@ -11,7 +11,7 @@ from typing import Final
 from flatline.engine.detection.cell import Cell
 from flatline.engine.wire.frame import Frame, uuids_of
 
-# A partition has about ten cells. The forest alone takes 62 KB of each.
+# A partition has about ten cells. The forest of a cell alone takes 62 KB.
 MAX_CELLS: Final = 1_024
 # A cell has up to 64 nodes. A node too large for one frame counts once for each part.
 MAX_NODES: Final = 1_024

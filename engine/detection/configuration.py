@@ -250,8 +250,8 @@ class Configuration:
     # Contention.
     contention_s: float = 30.0
     contention_tau_s: float = 10.0
-    contention_share: float = 0.25  # of the CPU a VM wanted and waited for
-    contention_cores: float = 0.15  # below this a VM is hardly affected
+    contention_share: float = 0.25  # part of the CPU time a VM wants that it has to wait for
+    contention_cores: float = 0.15  # cores it waits for; below this it is hardly affected
     node_busy_ratio: float = 0.9
     node_psi_ratio: float = 0.3
     node_calm_ratio: float = 0.75
@@ -260,9 +260,9 @@ class Configuration:
     clear_s: float = 6.0
     clear_samples: int = 2
     republish_s: float = 60.0
-    # Default of an escalation policy; a policy must not ask for less.
+    # The engine sets this to the longest `stable_s` of its policy; 60 s is the default of a step.
     verify_stable_s: float = 60.0
-    vm_silence_s: float = 30.0  # the target of a migration reports it within two windows
+    vm_silence_s: float = 30.0  # after a migration the target lists the VM within two windows
     vm_silence_samples: int = 2  # after the second missing sample: short gaps have two or three
     unseen_member_samples: int = 3
     host_member_s: float = 7200.0
@@ -316,8 +316,9 @@ _KERNELS = (
 )
 
 
-# State that was learned under these hashes continues under the current one: later additions read
-# values that it lacks as unknown. c9b9…: no witnesses but activity and balloon.
+# Configuration hashes of earlier releases. The default configuration restores their snapshots too;
+# values that they do not contain are unknown at first. c9b9…: the release whose only witnesses were
+# activity and balloon.
 CONTINUED: Final = frozenset({"c9b90e905f6c0d81"})
 
 

@@ -35,7 +35,7 @@ _PROBE: Final = "the probe of the agent"
 
 
 def coverage(cell: Cell, node: Node, table: VmTable, configuration: Configuration) -> U8:
-    """Return the two bytes of `Scores.coverage` for each row in use, shape (len(rows), 2)."""
+    """Return the two bytes of `Scores.coverage` for each row in use, shape (len(table), 2)."""
     size, least = len(table), configuration.standstill_least_nats
     silent = _would_surprise(table.gaps, configuration.activity_least_nats, edge=_BY_THEN_EDGE)
     several = table.vcpu_counts > 1

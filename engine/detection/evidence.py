@@ -347,7 +347,10 @@ def fell(seen: Picture, ratio: float) -> bool:
 
 
 def explanations(vm: Vm, *, state: int, job_active: bool, time_ms: int) -> list[str]:
-    """Return the reasons that explain a VM's silence, from its holds and its hypervisor."""
+    """Return the reasons that explain a VM's silence: its inhibitions, a pause, a running job.
+
+    `state` is an index into `VM_STATES`, -1 if unknown; `time_ms` is append time.
+    """
     explained = vm.inhibited_by(time_ms)
     if state in _PAUSED:
         explained.append("paused")

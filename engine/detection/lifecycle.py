@@ -23,7 +23,7 @@ from flatline.engine.wire.limits import small_int
 _FOR_EVER = -1
 # Until the window closes: a person does not send more at a time.
 _FORGETS_KEPT = 1_024
-# Event → the hold that it starts. A hold without an end is ended by the opposite event.
+# Event → the inhibition that it starts; it has no fixed duration, the opposite event ends it.
 _BEGINS = {
     "paused": "paused",
     "job_started": "job_active",
@@ -103,7 +103,7 @@ def arrived(cell: Cell, vm: Vm, name: str, now: Now) -> None:
 
 
 def _end_inhibitions(vm: Vm, kind: str, *, time_ms: int, inhibition_ms: int) -> None:
-    """Let the holds that an event ends expire after `hold_ms` / 3: its effects have settled."""
+    """Let inhibitions that `kind` ends expire in `inhibition_ms` / 3: its effects have settled."""
     ends = _ENDS.get(kind, ())
     for reason in ends:
         if reason in vm.inhibitions:
@@ -119,7 +119,7 @@ def forget_hung_monitor(vm: Vm) -> None:
 
 
 def _inhibition_ms(cell: Cell, vm: Vm, seconds: float, configuration: Configuration) -> int:
-    """Return how long an event explains a silence in ms; a few samples at least."""
+    """Return for how many ms an event explains a silence: at least `hold_samples` samples."""
     node = cell.nodes.get(vm.node)
     interval_ms = 0 if node is None else node.interval_ms
     return max(round(seconds * 1000), configuration.hold_samples * interval_ms)

@@ -78,7 +78,7 @@ class Explained(NamedTuple):
 
 
 class Calmed(NamedTuple):
-    """An incident whose VM is not visible or is healthy again goes on without a suggestion."""
+    """An incident goes on but suggests no action: its VM is not visible or is healthy again."""
 
     incident: Incident
 

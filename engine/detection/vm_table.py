@@ -116,7 +116,7 @@ class VmTable:
     floats, integers
         Shape (len(FLOATS), rows) and (len(INTEGERS), rows).
     levels
-        Shape (vitals_layout.LEVELS, rows): number of samples with the CPU in each band.
+        Shape (aggregates_layout.LEVELS, rows): number of samples with the CPU in each band.
     counted, life, disk
         Kernel results of the last sample: rows as `baseline.OUT`, `silence_model.OUT`.
     vitals, recent, signs
@@ -224,30 +224,38 @@ class VmTable:
         return seen
 
     def row(self, name: str) -> F64:
-        """Return the live row of one float."""
+        """Return a view of one of `FLOATS` for all rows, shape (rows,), padding included."""
         row: F64 = self.floats[F[name]]
         return row
 
     def numbers(self, name: str) -> I64:
-        """Return the live row of one integer."""
+        """Return a view of one of `INTEGERS` for all rows, shape (rows,), padding included."""
         row: I64 = self.integers[I[name]]
         return row
 
-    def take(self, indices: Indices, source: "VmTable", table: Indices) -> None:
-        """Copy `table` of `source`, with their learned state, to `indices` here."""
+    def take(self, indices: Indices, source: "VmTable", source_rows: Indices) -> None:
+        """Copy VMs of `source`, with their learned state, into this table.
+
+        Parameters
+        ----------
+        indices
+            Shape (n,): rows of this table, overwritten.
+        source_rows
+            Shape (n,): rows of `source`, in the same order.
+        """
         to_block, to_row = indices // BLOCK_ROWS, indices % BLOCK_ROWS
-        from_block, from_row = table // BLOCK_ROWS, table % BLOCK_ROWS
+        from_block, from_row = source_rows // BLOCK_ROWS, source_rows % BLOCK_ROWS
         theirs = source.to_arrays()
         own, given = self.times_by_row(), source.times_by_row()
         for name, target in self.to_arrays().items():
             if name in _BLOCKED:
                 target[to_block, :, to_row] = theirs[name][from_block, :, from_row]
             elif name in BY_ROW:
-                target[indices] = theirs[name][table]
+                target[indices] = theirs[name][source_rows]
             elif name != "vcpu_times":
-                target[..., indices] = theirs[name][..., table]
+                target[..., indices] = theirs[name][..., source_rows]
         if len(source.vcpu_times) or len(self.vcpu_times):
-            for position, index in zip(indices.tolist(), table.tolist(), strict=True):
+            for position, index in zip(indices.tolist(), source_rows.tolist(), strict=True):
                 own[position] = given[index]
             self.vcpu_times = np.concatenate(own)
 
@@ -272,17 +280,17 @@ class VmTable:
         self.floats[F["balloon_still_s"], position] = 0.0
         self.floats[F["contention"], position] = 0.0
 
-    def begin_boot(self, table: Indices) -> None:
+    def begin_boot(self, rows: Indices) -> None:
         """Begin a boot epoch: reset what moved before and end running silences."""
         for name in ("moved", "balloon_moved", "balloon_fresh", "alive_samples"):
-            self.integers[I[name], table] = 0
+            self.integers[I[name], rows] = 0
         for name in ("epoch_s", "balloon_still_s", "alive_s"):
-            self.floats[F[name], table] = 0.0
-        self.end_run(table)
+            self.floats[F[name], rows] = 0.0
+        self.end_run(rows)
 
-    def end_run(self, table: Indices) -> None:
+    def end_run(self, rows: Indices) -> None:
         """End the running silence of these rows without learning it as usual."""
-        block, index = table // BLOCK_ROWS, table % BLOCK_ROWS
+        block, index = rows // BLOCK_ROWS, rows % BLOCK_ROWS
         for model, out in (
             (self.gaps, self.life),
             (self.disk_gaps, self.disk),
@@ -292,11 +300,11 @@ class VmTable:
         ):
             model[block, silence_model.RUN, index] = 0.0
             model[block, silence_model.HELD, index] = 0.0
-            out[:, table] = 0.0
-        self.integers[I["run_samples"], table] = 0
-        self.integers[I["disk_samples"], table] = 0
-        self.integers[I["vcpu_mover"], table] = standstill.NO_MOVER
-        self.stills[:, table] = standstill.UNKNOWN
+            out[:, rows] = 0.0
+        self.integers[I["run_samples"], rows] = 0
+        self.integers[I["disk_samples"], rows] = 0
+        self.integers[I["vcpu_mover"], rows] = standstill.NO_MOVER
+        self.stills[:, rows] = standstill.UNKNOWN
         for name in (
             "run",
             "run_s",
@@ -307,8 +315,8 @@ class VmTable:
             "disk_run_s",
             "disk_hung",
         ):
-            self.vitals[table, aggregates_layout.FIELD[name]] = 0.0
-        self.signs[table] = 0.0
+            self.vitals[rows, aggregates_layout.FIELD[name]] = 0.0
+        self.signs[rows] = 0.0
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
         """Return all arrays by name, without the roster; they are not copies."""

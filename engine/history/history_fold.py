@@ -217,7 +217,19 @@ class FrameFold:
             raise FoldFailed(_RECORD, error) from error
 
     def fold(self, frame: Frame, *, time_ms: int) -> list[Points]:
-        """Return the rows of one frame, and those of the windows that it closes."""
+        """Return the rows of one frame, and those of the windows that it closes.
+
+        Parameters
+        ----------
+        time_ms
+            Append time of the frame.
+
+        Raises
+        ------
+        FoldFailed
+            The open minutes of a silent node could not be closed. Any other exception is a failure
+            of this frame. After both, the state may be partly changed: the caller must restore it.
+        """
         points = self.pass_time(time_ms)
         header = frame.header
         if header.role != "collector":

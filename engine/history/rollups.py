@@ -65,7 +65,11 @@ class Window:
         return other
 
     def columns(self, fields: Sequence[Field]) -> dict[str, Floats | NDArray[np.int64]]:
-        """Return the columns of a minute's roll-up, named as in the schema."""
+        """Return the columns of a minute's roll-up, named as in the schema.
+
+        `fields` are those of `values`, in the same order. A column has shape (n,); for a series
+        without a sample the count is `MISSING` and the other statistics are NaN.
+        """
         count, total, smallest, largest, last = self.values
         known = count > 0
         mean = kept(np.where(known, total / np.where(known, count, 1.0), np.nan))

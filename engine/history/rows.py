@@ -87,7 +87,11 @@ def telegraf_series(
 def telegraf_points(
     rows: VmRows, series: Mapping[str, Series], times: NDArray[np.int64]
 ) -> tuple[list[Points], int]:
-    """Return a frame's counters under Telegraf's names, and how many are beyond int64."""
+    """Return a frame's counters under Telegraf's names, and how many are beyond int64.
+
+    `series` is as `telegraf_series` returns it for the same roster; `times` has shape (len(rows),),
+    in ns since the epoch.
+    """
     columns, beyond = known_integers(rows.integers, rows.present())
     points = [
         Points(
@@ -99,7 +103,7 @@ def telegraf_points(
         for measurement, fields in _TELEGRAF.items()
     ]
     dirty = rows.gauges[GAUGE_ROW["dirty_bytes_per_s"]].astype(np.float64)
-    # A rate that no store can hold as an integer is not one of any memory.
+    # No memory is written at 2^60 bytes/s: such a rate counts as not measured, like NaN.
     known = np.abs(dirty) < _MOST_DIRTY
     if known.any():
         mib = np.where(known, np.rint(np.where(known, dirty, 0.0) / _MIB), 0.0).astype(np.int64)

@@ -169,9 +169,10 @@ def findable(entry: StepEntry) -> bool:
 
 
 async def found(actuator: Actuator, entry: StepEntry, *, left_s: float, finish: Admission) -> End:
-    """Return the end of a step that an earlier run of this agent requested.
+    """Return how a step ended that an earlier run of this agent requested.
 
-    `finish` says whether a reset that was interrupted before its resume may be finished now.
+    It waits for a migration or a move of a disk, and finishes a reset by resuming the VM. `finish`
+    says whether a VM that the reset left paused may be resumed now.
     """
     names = {"action": ACTIONS[entry.action].noun, "vm": entry.vm}
     try:

@@ -229,7 +229,7 @@ class Collector:
         )
 
     def _blind(self) -> Content:
-        """Return the content without the hypervisor: that it does not answer."""
+        """Return content without VMs, which reports that the hypervisor does not answer."""
         return Content(
             event_time_ns=self._wall_ns(),
             mono_ns=self._clock.mono_ns(),

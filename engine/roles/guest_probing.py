@@ -107,7 +107,7 @@ class GuestProbing:
         Raises
         ------
         HypervisorUnreachable
-            It lists no guests.
+            The hypervisor did not list its guests, so none was probed.
         """
         roster = {one.vm: one for one in await self._watch.roster()}
         self._guests = {vm: seen(self._guests.get(vm), one) for vm, one in roster.items()}

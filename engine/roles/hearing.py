@@ -22,7 +22,8 @@ def hear_record(
     Parameters
     ----------
     journal
-        For the role that keeps rejected records on behalf of all; with None they are only counted.
+        Where a rejected record is kept; with None it is only counted. Only planners pass one, so
+        that a record is not kept once by each agent.
     """
     heard = hear(
         record.key,

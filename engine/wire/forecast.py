@@ -65,7 +65,10 @@ class Forecasts(msgspec.Struct, frozen=True, kw_only=True):
         return np.frombuffer(self.values, "<f4").reshape(-1, *self._shape())
 
     def own(self) -> NDArray[np.float32] | None:
-        """Return the forecasts of the node itself, None where another part has them."""
+        """Return the forecasts of the node itself, None where another part has them.
+
+        The shape is (metrics, horizons, bands); NaN is no forecast.
+        """
         if not self.node_values:
             return None
         return np.frombuffer(self.node_values, "<f4").reshape(self._shape())

@@ -161,7 +161,8 @@ def known_integers(
     """Return unsigned values as the stores hold them, and how many did not fit.
 
     Values that were not measured, or are beyond 2^63 - 1, become `MISSING`: no store keeps them,
-    and a clipped counter would look like one that has stopped.
+    and a clipped counter would look like one that has stopped. `present` states which
+    values were measured; it and the result have the shape of `values`.
     """
     fits = values <= np.uint64(np.iinfo(np.int64).max)
     kept_values = np.where(present & fits, values, 0).astype(np.int64)

@@ -102,7 +102,7 @@ class _Scale(NamedTuple):
 
     shifts: Words  # log2 of a quantum that is a power of two, else 0
     low_bits: Words  # the bits such a quantum needs to be 0
-    odd: tuple[tuple[slice, int], ...]  # adjacent rows that share another quantum
+    others: tuple[tuple[slice, int], ...]  # adjacent rows with a quantum that is no power of two
 
 
 class _Writer(NamedTuple):
@@ -270,34 +270,35 @@ def _places(widths: Sequence[int]) -> NDArray[np.int64]:
 def _scale(columns: Columns) -> _Scale:
     quanta = [metric.quantum for metric in columns.metrics]
     powers = [quantum & (quantum - 1) == 0 for quantum in quanta]
-    odd = []
+    others = []
     for (quantum, power), run in groupby(
         range(len(quanta)), key=lambda row: (quanta[row], powers[row])
     ):
         rows = list(run)
         if not power:
-            odd.append((slice(rows[0], rows[-1] + 1), quantum))
+            others.append((slice(rows[0], rows[-1] + 1), quantum))
     return _Scale(
         shifts=np.array(
             [q.bit_length() - 1 if power else 0 for q, power in zip(quanta, powers, strict=True)],
             np.uint64,
         ),
-        # Values have already been divided by an odd quantum: a full mask keeps that result.
+        # `_divided` has already tested the other quanta: with all bits set, `low_bits` accepts only
+        # rows of zeros, which every quantum divides.
         low_bits=np.array(
             [q - 1 if power else 2**64 - 1 for q, power in zip(quanta, powers, strict=True)],
             np.uint64,
         ),
-        odd=tuple(odd),
+        others=tuple(others),
     )
 
 
 def _divided(scale: _Scale, values: Words) -> tuple[Words, Flags]:
-    """Return `values` divided by their odd quanta, and the rows where this is lossless."""
+    """Return `values` divided by quanta that are no power of two, and the rows so divided."""
     exact = np.zeros(len(values), np.bool_)
-    if not scale.odd:
+    if not scale.others:
         return values, exact
     scaled = values.copy()
-    for rows, quantum in scale.odd:
+    for rows, quantum in scale.others:
         # By a scalar: NumPy multiplies and shifts instead of dividing each value.
         quotients = values[rows] // np.uint64(quantum)
         lossless = (quotients * np.uint64(quantum) == values[rows]).all(axis=1)

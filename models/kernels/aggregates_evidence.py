@@ -1,4 +1,4 @@
-"""Compute the evidence of one VM's silence by totals, in nats: parts of kernel `vitals`."""
+"""Compute the evidence of one VM's silence by totals, in nats: parts of `aggregates`."""
 
 import math
 from typing import Final
@@ -41,7 +41,20 @@ _PAIR_PRIOR: Final = np.array([1.5, 5.0, 1.5, 2.0])
 
 @inlined
 def run_nats(state: F64, first: int, alive: float, steps: int) -> float:
-    """Return -log P(a silence begins and lasts `steps` samples), from counts per length."""
+    """Return -log P(a silence begins and lasts `steps` samples), from counts per length.
+
+    Parameters
+    ----------
+    state
+        The VM's row, shape (FIELD_COUNT,).
+    first
+        Index in `state` of the number of silences of one sample or more; the numbers of those of
+        two or more, and so on, follow it.
+    alive
+        Number of samples with a sign of life.
+    steps
+        At most `RUN_STEPS`.
+    """
     nats = -math.log((state[first] + _BEGIN_PRIOR) / (alive + _ALIVE_PRIOR))
     for step in range(1, steps):
         nats -= math.log((state[first + step] + 0.5) / (state[first + step - 1] + 1.0))
@@ -50,7 +63,17 @@ def run_nats(state: F64, first: int, alive: float, steps: int) -> float:
 
 @inlined
 def learn_run(state: F64, alive: int, first: int, length: int) -> None:
-    """Count an ended silence of `length` samples, and one sign of life."""
+    """Count an ended silence of `length` samples (0 for none), and one sign of life.
+
+    Parameters
+    ----------
+    state
+        The VM's row, shape (FIELD_COUNT,), updated.
+    alive
+        Index in `state` of the number of signs of life.
+    first
+        As in `run_nats`.
+    """
     state[alive] += 1.0
     for step in range(min(length, at.RUN_STEPS)):
         state[first + step] += 1.0
@@ -66,6 +89,13 @@ def level_before(row: F64, count: int) -> float:
 
     The last sample before a silence mixes before and after, and a dying kernel often causes a
     spike of one or two samples.
+
+    Parameters
+    ----------
+    row
+        Shape (WINDOW,): one window of `new_recent`; sample i is at i modulo `WINDOW`.
+    count
+        Number of samples before now.
     """
     found = np.empty(6)
     size = 0
@@ -105,7 +135,10 @@ def band(share: float) -> int:
 
 @inlined
 def level_nats(state: F64, share: float) -> float:
-    """Return how unusual a CPU level is for the VM: -log of the mass about it."""
+    """Return how unusual a CPU level is for the VM, in nats: -log of the mass about it.
+
+    `state` is the VM's row, shape (FIELD_COUNT,); `share` is the share of all vCPUs in use.
+    """
     here = band(share)
     total = 0.0
     for level in range(at.LEVELS):
@@ -120,7 +153,17 @@ def level_nats(state: F64, share: float) -> float:
 
 @inlined
 def cpu_shape(state: F64, cpu: float, vcpus: float) -> int:
-    """Return the shape of the CPU use over the whole silence."""
+    """Return the kind of CPU use over the whole silence, one of the `SHAPE_` constants.
+
+    Parameters
+    ----------
+    state
+        The VM's row, shape (FIELD_COUNT,).
+    cpu
+        Cores used in this sample; not NaN.
+    vcpus
+        Number of vCPUs, at least 1.
+    """
     if (
         vcpus > 1
         and state[at.F_CPU_LOW] >= _ONE_CORE_LOW
@@ -134,7 +177,20 @@ def cpu_shape(state: F64, cpu: float, vcpus: float) -> int:
 
 @inlined
 def cpu_nats(state: F64, shape: int, cpu: float, vcpus: float) -> float:
-    """Return the evidence of the CPU level; 0 if the level was the same before the silence."""
+    """Return the evidence of the CPU level; 0 if the level was the same before the silence.
+
+    Parameters
+    ----------
+    state, cpu, vcpus
+        As in `cpu_shape`. A level before the silence that is NaN counts as different.
+    shape
+        As `cpu_shape` returned it.
+
+    Returns
+    -------
+    float
+        In nats, not negative.
+    """
     before = state[at.F_CPU_BEFORE]
     usual = level_nats(state, cpu / vcpus)
     if shape == at.SHAPE_ONE_CORE:
@@ -150,7 +206,21 @@ def cpu_nats(state: F64, shape: int, cpu: float, vcpus: float) -> float:
 
 @inlined
 def memory_nats(state: F64, memory: float) -> tuple[float, int]:
-    """Return the evidence of the memory figure for a death, and the likeliest kind of death."""
+    """Return the evidence of the memory figure for a death, and the likeliest kind of death.
+
+    Parameters
+    ----------
+    state
+        The VM's row, shape (FIELD_COUNT,).
+    memory
+        The figure of this sample in KiB; not NaN.
+
+    Returns
+    -------
+    tuple
+        Nats, negative where the guest is probably alive; and one of the `MEMORY_` constants. 0 and
+        `MEMORY_UNKNOWN` while too few figures are known.
+    """
     own = np.empty(at.CATEGORIES)
     total = 0.0
     for kind in range(at.CATEGORIES):
@@ -193,10 +263,12 @@ def memory_nats(state: F64, memory: float) -> tuple[float, int]:
 
 @inlined
 def surprise_nats(state: F64, alive: int, run: float, begun: float) -> float:
-    """Return how surprising a silence of `run` samples is, by the whole and the recent past.
+    """Return how surprising a silence of `run` samples is: the lower of two estimates.
 
-    `alive` is the field of the signs of life, before those of the lengths; `begun` is the number of
-    silences that began within the window before this one.
+    One takes the rate at which silences begin from the VM's whole history, the other from the last
+    `at.WINDOW` samples, in which `begun` silences began before this one (with 0 there is no other).
+    `alive` is the index in `state` of the number of signs of life; the counts per length follow it.
+    `state` is the VM's row, shape (FIELD_COUNT,). The result is in nats.
     """
     steps = min(int(run), at.RUN_STEPS)
     nats = run_nats(state, alive + 1, state[alive], steps)

@@ -70,7 +70,6 @@ from flatline.models.kernels.forecast_row import (
     WINDOW,
     Constants,
 )
-from flatline.models.kernels.forecast_touched import MOST_LINES, fetch_series, touched
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -81,8 +80,9 @@ _EPSILON = 1e-12
 _EPSILON32 = np.float32(1e-12)
 _ZERO = np.float32(0.0)
 _CAP = 1e6
-# Steps of the outer and inner quantiles a day ahead, in units of the usual error: an outcome
-# comes 288 steps late, and errors are dense around the narrow band.
+# How far one outcome moves the quantiles of the error of a forecast a day ahead, in units of the
+# usual error; outer: 5 and 95 %, inner: 25 and 75 %. Both are small, because an outcome is known
+# only 288 samples later; the inner one is smaller, because errors are denser there.
 _FAR_PACE_OUTER = 0.007
 _FAR_PACE_INNER = 0.002
 
@@ -146,13 +146,13 @@ def _learn_errors(
     length: int,
 ) -> None:
     z = error / scale
-    # An outcome comes `length` steps late: larger steps than these overshoot and oscillate.
+    # An outcome is known `length` samples later: larger changes would overshoot and oscillate.
     near_pace = min(0.03, 0.18 / length)
     for side in range(QUANTILES):
         q = np.float64(row[quantiles + side])
         level = 0.05 if side < 2 else 0.25
         far_pace = _FAR_PACE_OUTER if side < 2 else _FAR_PACE_INNER
-        # Outcomes a day ahead come in runs, so proportional steps would narrow more than widen.
+        # Outcomes a day ahead come in runs, so proportional changes would narrow more than widen.
         pace = near_pace * max(abs(q), 0.3) if states > 1 else far_pace
         if side % 2 == 0:
             q += pace * (level - 1.0) if z < q else pace * level
@@ -460,10 +460,7 @@ def fold_step(
     per_slot = lengths[0]
     # The slot of this step; the last of its steps closes it.
     slot = (number + per_slot - 1) // per_slot
-    indices = np.empty(MOST_LINES, np.int64)
-    count = touched(indices, starts, lengths, number, slot, slots_closed)
     for i in range(state.shape[0]):
-        fetch_series(state, i, indices, count, starts, lengths, number)
         row, line, x = state[i], out[i], values[i]
         line[:] = np.nan
         known = x == x

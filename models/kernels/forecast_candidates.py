@@ -32,7 +32,11 @@ def median_5(a: float, b: float, c: float, d: float, e: float) -> float:
 
 @inlined
 def slot_at(row: F32, index: int) -> float:
-    """Return a slot's mean; `index` counts from the ring's start, up to a ring before it."""
+    """Return a slot's mean; an unknown slot has the last known value before it.
+
+    `row` is the row of a series, shape (layout.size,). `index` counts from the ring's start and is
+    between -SLOTS and SLOTS - 1; a negative one counts from the ring's end.
+    """
     return np.float64(row[PART_SLOTS + (index if index >= 0 else index + SLOTS)])
 
 
@@ -62,13 +66,21 @@ def same_time(row: F32, index: int) -> float:
 
 @inlined
 def around(row: F32, index: int) -> float:
-    """Return the median of a slot and its two neighbours."""
+    """Return the median of a slot and its two neighbours.
+
+    `row` is the row of a series, shape (layout.size,). `index` counts as in `slot_at`, which must
+    accept both neighbours too.
+    """
     return median_3(slot_at(row, index - 1), slot_at(row, index), slot_at(row, index + 1))
 
 
 @inlined
 def replace_sorted(row: F32, left: np.float32, entered: np.float32) -> None:
-    """Replace one value of the sorted window by another."""
+    """Replace one value of the sorted window by another.
+
+    `row` is the row of a series, shape (layout.size,), updated. `left` must be in the window;
+    neither value is NaN.
+    """
     index = 0
     while index < WINDOW - 1 and row[PART_SORTED + index] < left:
         index += 1

@@ -36,7 +36,10 @@ F32 = NDArray[np.float32]
 
 @inlined
 def begin(row: F32, x: float) -> None:
-    """Start a series as if its past had been its first value."""
+    """Start a series as if its past had been its first value `x`, which is not NaN.
+
+    `row` is the row of the series, shape (layout.size,), updated.
+    """
     for field in (LAST, PREVIOUS, EW_FAST, EW_SLOW, EW_LONG, EW_MEDIUM, HOLT_LEVEL):
         row[field] = x
     row[AGE] = 1.0
@@ -54,7 +57,17 @@ def begin(row: F32, x: float) -> None:
 
 @inlined
 def follow(row: F32, x: float, slow: float, long: float) -> None:
-    """Move the means and sizes of a series by one known step."""
+    """Move the means and sizes of a series by one known step.
+
+    Parameters
+    ----------
+    row
+        The row of the series, shape (layout.size,), updated.
+    x
+        Mean over the step; not NaN.
+    slow, long
+        Weights of the step, as in `forecast_row.Constants`.
+    """
     row[SLOT_SUM] += x
     row[SLOT_COUNT] += 1.0
     before = np.float64(row[LAST])
@@ -82,7 +95,17 @@ def follow(row: F32, x: float, slow: float, long: float) -> None:
 
 @inlined
 def close_slot(row: F32, slot: int) -> float:
-    """Write the mean of the ended slot into the ring of days; NaN if unknown."""
+    """Write the mean of the ended slot into the ring of days, and return it; NaN if unknown.
+
+    The ring has no NaN: an unknown slot is written as the last known value.
+
+    Parameters
+    ----------
+    row
+        The row of the series, shape (layout.size,), updated.
+    slot
+        Number of the slot: its end in s since the epoch, divided by `SLOT_S`.
+    """
     count = np.float64(row[SLOT_COUNT])
     mean = np.float64(row[SLOT_SUM]) / count if count > 0.0 else np.nan
     row[SLOT_SUM] = 0.0

@@ -168,7 +168,7 @@ _FIRST_QUANTILES: Final = (-2.3, 2.3, -0.69, 0.69)
 
 
 def new_series(count: int, plan: Layout) -> F32:
-    """Return the state of `count` new series."""
+    """Return the state of `count` new series, shape (count, plan.size)."""
     state = np.zeros((count, plan.size), np.float32)
     for horizon in range(HORIZON_COUNT):
         first, sizes = plan.start[horizon], _sizes(horizon, plan)
@@ -203,6 +203,13 @@ def start_from(state: F32, plan: Layout, profile: F32) -> None:
     """Start the new series of `state` from a class's profile.
 
     Error sizes are shares of the level until the first value gives the level.
+
+    Parameters
+    ----------
+    state
+        Shape (n, plan.size), updated.
+    profile
+        As `profile_of` returned it for the same `plan`.
     """
     cells, sizes = _cell_places(plan).reshape(-1), _size_places(plan)
     state[:, cells] = profile[: cells.size]

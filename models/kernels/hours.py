@@ -140,9 +140,11 @@ def close_hour(own: F32, writes: float, cpu: float, cores: float) -> float:
     Parameters
     ----------
     own
-        The VM's row, whose hour has ended. Updated.
+        The VM's row, shape (FIELD_COUNT,), whose hour has ended. Updated.
     writes, cpu
         Medians of the hour's means, bytes/s and cores; NaN if there were too few.
+    cores
+        Number of vCPUs, at least 1.
 
     Returns
     -------

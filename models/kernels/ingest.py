@@ -50,7 +50,7 @@ class Taken(NamedTuple):
     rates
         Shape (4, rows), written by `note_rates`: as `counted`, NaN where not `judged`.
     alive, disk_alive, moves
-        Memory for the results of `course.fold_signs`.
+        Memory for the results of `state_update.fold_signs`.
     """
 
     counters: U64
@@ -158,14 +158,14 @@ def take_rows(
     migrated_row: int,
     taken: Taken,
 ) -> int:
-    """Copy one frame's rows into the rows, in place.
+    """Copy one frame's values into the rows of a VM table, in place.
 
     Parameters
     ----------
     values, missing
         Shape (metrics, VMs) of the frame; `missing` has no rows if no value is missing.
     indices
-        Shape (PLACES, 2): row of each value in `values` and in `integers`.
+        Shape (INDICES, 2): row of each value in `values` and in `integers`, -1 for none.
     may_run
         By state, the last entry for an unknown one: whether such a guest runs.
     has_interval
@@ -173,7 +173,7 @@ def take_rows(
     previous
         Shape (4, rows): counters of the last sample.
     integers
-        The rows' integers; `migrated_row` marks rows whose next instance is no boot.
+        Shape (numbers, rows), updated; `migrated_row` marks VMs whose next instance is no boot.
     taken
         Overwritten, except `rates` and the fields after it.
 
@@ -233,7 +233,7 @@ def note_rates(
     Parameters
     ----------
     counted
-        Results of `baseline.fold_counters` for the sample, shape (rows, rows).
+        Results of `baseline.fold_counters` for the sample, shape (baseline.OUT_ROWS, rows).
     minute_rows
         Rows of `counted` that a minute adds up.
     has_interval

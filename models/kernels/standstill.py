@@ -201,6 +201,17 @@ def keep_times(
 
     Values of this frame replace the stored ones, except of a row without values or without a
     known time since the last sample: such rows are compared over the gap.
+
+    Parameters
+    ----------
+    before_counts, before, counts, times, judged, broken
+        As in `fold_vcpus`, which has updated `broken`.
+
+    Returns
+    -------
+    tuple
+        The number of times of each row, as long as `before_counts`; and the times, one row after
+        the other, `NO_TIME` where missing.
     """
     kept = np.zeros(before_counts.shape[0], np.bool_)
     merged = np.zeros(before_counts.shape[0], np.int64)

@@ -381,8 +381,8 @@ def update_state(
     Parameters
     ----------
     floats, integers, levels
-        State, shape (rows, rows); updated. Rows by `f` and `n`; `levels` counts the samples
-        in each band of CPU use.
+        Shape (figures, rows), (numbers, rows) and (len(edges) + 1, rows); updated. `f` and `n` are
+        the rows of `Figures` and `Numbers`; `levels` counts the samples in each band of CPU use.
     edges
         Edges of the bands, as shares of all vCPUs.
     cpu

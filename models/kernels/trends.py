@@ -273,9 +273,9 @@ def fold_trends(
     state, means, hours
         As `new_state`, `new_means` and `hours.new_state`; updated.
     rates, memory, vcpus
-        As for `vitals.fold_aggregates`.
+        As for `aggregates.fold_aggregates`.
     vitals
-        State of `vitals.fold_aggregates`, for the usual CPU levels of a VM.
+        State of `aggregates.fold_aggregates`, for the usual CPU levels of a VM.
     dt_s
         Time since the sample before.
     time_s

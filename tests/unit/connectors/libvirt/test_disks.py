@@ -182,9 +182,9 @@ def test_a_disk_that_is_not_the_vms_own_to_write_is_refused(
         disk_of(domain.XMLDesc(), "vda" if extra else "vdz")
 
 
-def left(domain: CopiedDomain, pools: Pools) -> None:
+def left(domain: CopiedDomain, pools: Pools, *, pool: str = "hdd") -> None:
     end_left_copy(
-        cast(Connection, pools), cast(Domain, domain), device="vda", pool="hdd", library=LIBRARY
+        cast(Connection, pools), cast(Domain, domain), device="vda", pool=pool, library=LIBRARY
     )
 
 
@@ -201,6 +201,14 @@ def test_a_copy_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     domain.goal = "/backup/vm.raw"
     with pytest.raises(ActionRefused, match="was not moved"):
         left(domain, pools)
+    assert domain.done == []
+
+
+def test_a_copy_to_a_pool_that_disappeared_is_of_unknown_outcome(tmp_path: Path) -> None:
+    domain, pools = CopiedDomain(tmp_path), Pools(tmp_path)
+    domain.goal = str(tmp_path / "gone/vm.raw")
+    with pytest.raises(HypervisorUnreachable, match="is still running: pool gone is unknown"):
+        left(domain, pools, pool="gone")
     assert domain.done == []
 
 
