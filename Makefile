@@ -59,19 +59,28 @@ $(LAB_INSTALLED): $(INSTALLED) requirements-node.lock deploy/lab/packages deploy
 demo: setup ## Watch 200 simulated VMs fail and be repaired; ends by itself
 	@$(BIN)/flatline demo
 
-# In CI every test is required; elsewhere what the machine cannot run is left out and named.
-test: units integration ## Run all tests
-
-# One after the other: beside the guests of the integration tests, unit tests with real time limits
-# get too little of the CPU. Unit tests use all cores. The tests of one file run in one process,
-# because they share fixtures.
-UNITS = $(addprefix tests/,tidy unit contracts examples simulation scenarios)
-units: setup ## Run the tests that need no server
-	@$(BIN)/pytest -n auto --dist loadfile -o cache_dir=.pytest_cache/units $(UNITS)
-
+# Unit tests use all cores. The tests of one file run in one process, because they share fixtures.
+TIMED = $(addprefix tests/,tidy unit contracts scenarios)
+VIRTUAL = $(addprefix tests/,simulation examples)
+PYTEST_ALL = $(BIN)/pytest -n auto --dist loadfile -o cache_dir=.pytest_cache
 # pytest exits with 5 where the machine can run none of them.
+INTEGRATION = { $(BIN)/pytest tests/integration || test $$? -eq 5; }
+
+# In CI every test is required; elsewhere what the machine cannot run is left out and named.
+# Integration tests wait for servers and guests most of the time. Tests in virtual time run beside
+# them, at the lowest priority; tests with real time limits would get too little of the CPU there.
+test: setup $(if $(CI),lab) ## Run all tests
+	@$(PYTEST_ALL)/timed $(TIMED)
+	@setsid sh -c '{ echo 19 >/proc/self/autogroup; } 2>/dev/null; exec nice -n 19 $(PYTEST_ALL)/virtual $(VIRTUAL)' \
+		>.pytest_cache/virtual.log 2>&1 & virtual=$$!; trap "kill -- -$$virtual 2>/dev/null || true" EXIT; \
+	$(INTEGRATION) && tests=0 || tests=$$?; wait $$virtual && beside=0 || beside=$$?; \
+	cat .pytest_cache/virtual.log; exit $$((tests | beside))
+
+units: setup ## Run the tests that need no server
+	@$(PYTEST_ALL)/units $(TIMED) $(VIRTUAL)
+
 integration: setup $(if $(CI),lab) ## Run the tests with real servers and guests
-	@$(BIN)/pytest tests/integration || test $$? -eq 5
+	@$(INTEGRATION)
 
 e2e: setup $(if $(CI),lab) ## Run the tests with a real broker and real guests alone
 	@$(BIN)/pytest -m "kafka and libvirt"

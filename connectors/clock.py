@@ -58,12 +58,12 @@ class ManualClock:
         self._mono_ns += passed_ns
 
     def step_wall(self, seconds: float) -> None:
-        """Step the wall clock by `seconds`, as a time service does; monotonic time stays."""
+        """Step the wall clock by `seconds`, as a time service does, but not the monotonic time."""
         self._wall_ns += round(seconds * 1e9)
 
 
 class LoopClock:
-    """The event loop's time as wall and monotonic time, so that a virtual loop drives the program.
+    """A clock that follows the event loop's time, so that a program can run in virtual time.
 
     Parameters
     ----------

@@ -1,5 +1,5 @@
 """Flatline keeps fleets of virtual machines alive without staff.
 
-All code is imported below this package: `engine`, `connectors` and `models` are links to the
-folders of the same name in the project. Names of modules in texts omit `flatline`.
+All code is imported as part of this package: its entries `engine`, `connectors` and `models` are
+links to the folders of the same name in the project. Texts omit `flatline.` from module names.
 """

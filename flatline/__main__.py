@@ -1,11 +1,11 @@
-"""The command `flatline`: parses, runs, and turns errors into a sentence and an exit code."""
+"""The command `flatline`: runs one subcommand and reports errors as a sentence and an exit code."""
 
 import sys
 from typing import Final
 
 from flatline.engine.errors import FlatlineError, SettingsError
 
-# Packages that a lean installation lacks, and the command that installs them.
+# Packages that an installation on a node may lack, and the command that installs each.
 _BROUGHT_BY: Final = {
     "numba": "pip install flatline",
     "river": "pip install flatline",

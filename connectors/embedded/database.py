@@ -8,11 +8,12 @@ from typing import Final
 
 from flatline.engine.errors import LogUnreachable, StateUnwritable
 
-# Another process holds a write transaction for the time of one fsync. Waiting blocks the event
-# loop, so the wait ends well within the 5 s that an agent allows for its barrier.
+# How long SQLite waits while another process holds a write transaction, usually for one fsync. The
+# wait blocks the event loop, so it must be much shorter than the 5 s that an agent allows for its
+# barrier (reading the log to its end).
 _BUSY_WAIT_S: Final = 2.0
 
-# The next checkpoint truncates a WAL that grew while a reader pinned it to this size.
+# A long read can make the WAL grow. The next checkpoint truncates the WAL to this size.
 _WAL_LIMIT_BYTES: Final = 16 << 20
 
 

@@ -1,4 +1,4 @@
-"""The ledger (write-ahead log) of an agent: one SQLite file that is synced at each entry."""
+"""The ledger (write-ahead log) of an agent: one SQLite file, synced to disk after each entry."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -38,7 +38,7 @@ class FileLock:
         except BlockingIOError:
             os.close(descriptor)
             return None
-        # For operators who look for the holder; no program reads it back.
+        # The pid names the holder in error messages (`holder_of`); no decision depends on it.
         os.truncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()}\n".encode())
         return cls(descriptor)
@@ -71,7 +71,7 @@ def held_in(folder: Path, name: str, *, what: str) -> Iterator[None]:
     Raises
     ------
     AlreadyRunning
-        Another process holds it.
+        Another process holds the lock.
     StateUnwritable
         The folder cannot be made or written.
     """
@@ -90,12 +90,12 @@ def held_in(folder: Path, name: str, *, what: str) -> Iterator[None]:
 
 @contextmanager
 def held_on_this_machine(name: str, *, what: str, folder: Path) -> Iterator[None]:
-    """Hold `name` on this machine for the length of the block, for any choice of folders.
+    """Hold `name` on this machine for the length of the block, even against other state folders.
 
-    Only one process can bind a name in the abstract socket namespace (unix(7)). The name needs no
-    folder that two users could write, and the kernel releases it; but each network namespace has
-    its own names. So a file in the state folder, which all namespaces share, is locked too. Two
-    processes that share neither are separated by the log alone.
+    Two locks are taken. The first is a name in the abstract socket namespace (unix(7)), which only
+    one process can bind. It needs no folder, and the kernel releases it, but each network namespace
+    has its own names. So a file in the state folder is locked as well. Against a process with
+    another network namespace and another state folder, only the agent's lock in the log helps.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ def held_on_this_machine(name: str, *, what: str, folder: Path) -> Iterator[None
     Raises
     ------
     AlreadyRunning
-        Another process holds it.
+        Another process holds one of the two locks.
     StateUnwritable
         The folder cannot be made or written.
     """
@@ -129,7 +129,7 @@ def held_on_this_machine(name: str, *, what: str, folder: Path) -> Iterator[None
 
 
 def _taken(path: Path) -> FileLock | None:
-    """Create a state folder and return the lock of its file; None if another process holds it."""
+    """Lock the file `path`, and create its folder if absent; None if another process holds it."""
     try:
         path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
         return FileLock.take(path)

@@ -1,8 +1,8 @@
 """The log of a site without a server: SQLite files in one folder, or memory.
 
-Other processes of the same machine may append to and tail the same folder. A consumer group has one
-member at a time. Everything runs in the event loop's thread; a call takes microseconds, or
-milliseconds where a topic waits for the disk.
+Other processes of the same machine may append to the same folder and read from it. A consumer group
+has one member at a time. All calls run in the event loop's thread; a call takes microseconds, or
+milliseconds if the topic waits for the disk.
 """
 
 import asyncio
@@ -24,8 +24,8 @@ from flatline.engine.errors import GroupTaken, LogRefused, StateUnwritable
 from flatline.engine.ports import Bounds, Clock, Delivery, Headers, Position, Record
 from flatline.engine.wire.topics import TOPICS, Topic, partition_count
 
-# How soon a reader detects appends of another process: well below a tick (1 s), and an empty check
-# costs 10 µs. Appends of this process wake its readers immediately.
+# Interval at which a reader checks for appends of other processes. It is well below a tick (1 s),
+# and a check without result costs 10 µs. Appends of this process wake its readers immediately.
 _NOTICE_S: Final = 0.1
 
 # A tail returns at most this many records in one batch; the topic limits the bytes.
@@ -41,7 +41,7 @@ class EmbeddedConfig:
     folder
         Created if absent; None keeps everything in memory, for this process alone.
     partitions
-        Number of partitions of the topics keyed by cell; fixed when a folder is made.
+        Number of partitions of the topics keyed by cell; fixed when the folder is created.
     max_bytes
         Limit for all topics together. If their declared sizes exceed it, each topic is reduced by
         the same factor. None keeps the declared sizes.
@@ -53,7 +53,7 @@ class EmbeddedConfig:
     max_bytes: int | None = None
 
     def bounded_topics(self) -> tuple[Topic, ...]:
-        """Return the topics with the sizes that apply here; compacted topics keep theirs."""
+        """Return the topics with sizes that fit `max_bytes`; compacted topics ignore their size."""
         declared_bytes = sum(
             topic.retention_bytes * partition_count(topic, self.partitions) for topic in self.topics
         )
@@ -77,7 +77,7 @@ class EmbeddedLog:
     Raises
     ------
     StateUnwritable, SettingsError
-        On entering: the folder cannot be used, or was made with other partitions.
+        On entering: the folder cannot be used, or has another number of partitions.
     """
 
     def __init__(self, config: EmbeddedConfig, *, clock: Clock) -> None:
@@ -144,8 +144,8 @@ class EmbeddedLog:
         time_ms: int | None = None,
     ) -> Position:
         """See `engine.ports.Log`; after any error nothing was written."""
-        # Lets readers run between the appends of a busy writer. A cancellation takes effect before
-        # the write, never after it.
+        # Lets readers run between the appends of a busy writer. This is the only await, so a
+        # cancellation takes effect before the write and never after it.
         await asyncio.sleep(0)
         store = self._topic(topic)
         if partition is None:
@@ -245,10 +245,10 @@ class EmbeddedLog:
         return self._topic(topic).partitions
 
     async def identity(self) -> str:
-        """Return the random id drawn when the log was made or lost one of its topics.
+        """Return the random id drawn when the log was created or one of its topics was replaced.
 
-        If the files were deleted or restored while this process has them open, the folder holds a
-        different log: records that other processes append never reach this process.
+        If the files are deleted or restored while this process has them open, records that other
+        processes append never reach this process. The returned text then differs from the id.
         """
         if any(_which(path) != opened for path, opened in self._files.items()):
             return f"{self._identity}, but its files were replaced"
@@ -275,7 +275,7 @@ class EmbeddedLog:
 
 
 class EmbeddedSubscription:
-    """`engine.ports.Subscription` of the only member of a group, so nothing is ever revoked."""
+    """`engine.ports.Subscription` of the only member of a group: partitions are never revoked."""
 
     def __init__(self, log: EmbeddedLog, store: TopicStore, group: str) -> None:
         self._log = log
@@ -287,7 +287,7 @@ class EmbeddedSubscription:
         self._is_member = True
 
     def leave(self) -> None:
-        """Refuse every later call: another member may have taken the group."""
+        """Refuse every later call, because another member may have joined the group."""
         self._is_member = False
 
     async def poll(self, *, max_records: int, wait_s: float) -> Delivery:
@@ -305,7 +305,7 @@ class EmbeddedSubscription:
             await self._log.wait_for_append(self._store.topic.name, left_s)
 
     def _take(self, max_records: int) -> tuple[Record, ...]:
-        """Read on, starting with another partition each time so that none starves."""
+        """Return the next records. Each call starts with another partition: none may starve."""
         count = self._store.partitions
         records: list[Record] = []
         for step in range(count):
@@ -369,7 +369,7 @@ class _Tail:
 
 
 class _Bell:
-    """Wake every reader of a topic that waits in this process."""
+    """Wakes the readers in this process that wait for records of one topic."""
 
     def __init__(self) -> None:
         self._waiting: set[asyncio.Future[None]] = set()
@@ -395,7 +395,8 @@ def _opening(folder: Path | None) -> Iterator[None]:
         yield
         return
     with (folder / "open.lock").open("w") as file:
-        # Held for the few milliseconds in which another process opens the log, so blocking is fine.
+        # Another process holds this lock only while it opens the log, for a few milliseconds. So
+        # this call may block the event loop.
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -412,8 +413,8 @@ def _which(path: Path) -> tuple[int, int]:
 def _identify(path: Path | None, births: Mapping[str, str]) -> str:
     """Return the log's identity; draw a new one when a topic was replaced.
 
-    A reader that counts orders must learn that a file of orders was deleted or restored from a copy
-    of another log, although the folder is the same.
+    A reader that counts orders must detect that the file of orders was deleted, or restored from a
+    copy of another log, although the folder is the same.
     """
     connection = connect(path, durable=True)
     try:

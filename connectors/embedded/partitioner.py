@@ -1,4 +1,4 @@
-"""Map keys to partitions by Kafka's default rule, so that both logs agree.
+"""Map keys to partitions by Kafka's default rule, so that the embedded log agrees with Kafka.
 
 Source: `org.apache.kafka.common.utils.Utils.murmur2` and `BuiltInPartitioner` of Apache Kafka.
 """
@@ -13,7 +13,7 @@ _POSITIVE: Final = 0x7FFFFFFF
 
 
 def partition_of(key: bytes, partitions: int) -> int:
-    """Return the partition of `key` among `partitions`: always the same, on every log."""
+    """Return the partition of `key` among `partitions`; it is the same in both kinds of log."""
     return (murmur2(key) & _POSITIVE) % partitions
 
 

@@ -52,14 +52,15 @@ class FrameRecording:
             for time_ms, partition, position, value in heapq.merge(*parts):
                 self._records += 1
                 if position in refused:
-                    # A record that the engine rejected stays rejected. This needs no key.
+                    # The engine rejected this record for a wrong MAC. A replay rejects it as well,
+                    # and so does not need the key.
                     self._unbelieved += 1
                     yield RecordedFrame(time_ms, None, partition)
                     continue
                 yield RecordedFrame(time_ms, self._decoded(value), partition, value)
 
     def figures(self) -> dict[str, int]:
-        """Return how many records were read, and how many of them are no valid frames, if any."""
+        """Return the number of records read, and of those that are not valid frames, if any."""
         found = {"records_read": self._records}
         left_out = {"unreadable": self._unreadable, "unbelieved": self._unbelieved}
         return found | {f"records_{name}": count for name, count in left_out.items() if count}

@@ -1,8 +1,8 @@
 """One topic of the embedded log: partitions of records in a SQLite file, or in memory.
 
 Each topic has its own file, so that a long write of frames never delays an order and each topic has
-its own durability. Nothing here waits: every call is short and runs in the thread of the event
-loop, so the whole pipeline can run on a loop of virtual time.
+its own durability. No call here is asynchronous: each is short and runs in the event loop's thread,
+so the whole pipeline can run on an event loop of virtual time.
 """
 
 import secrets
@@ -19,14 +19,14 @@ from flatline.engine.wire.envelope import MAX_APPEND_BYTES
 from flatline.engine.wire.topics import Topic
 
 # A record's row id holds its partition and offset in one number: an append is one B-tree step and a
-# partition is a range. 2^40 records a partition last 34,000 years at one each microsecond.
+# partition is a range. At 1,000 records per second, 2^40 records per partition last 34 years.
 _OFFSET_BITS: Final = 40
 
-# Limit of one poll, so that no reader holds the event loop for long.
+# Limit of the bytes of one poll, so that no reader blocks the event loop for long.
 _BATCH_BYTES: Final = 4 << 20
 
-# The age is checked once per this share of the retention, in log time. A record may outlive the
-# retention by that much; in return an append stays one write.
+# Records are checked for their age this many times per retention, measured in append times. So a
+# record may stay 1 % longer than the retention; in return most appends are a single write.
 _SWEEPS_PER_RETENTION: Final = 100
 
 _SCHEMA: Final = """
@@ -53,9 +53,10 @@ class TopicStore:
     Parameters
     ----------
     path
-        The topic's file; None keeps it in memory.
+        The topic's file; None keeps the topic in memory.
     partitions
-        Fixed when the file is made, because the partition of a key depends on it.
+        Number of partitions. It is fixed when the file is created, because the partition of a key
+        depends on it.
 
     Raises
     ------
@@ -112,7 +113,9 @@ class TopicStore:
         headers: Headers,
         time_ms: int,
     ) -> int:
-        """Store one record and return its offset; a time before the last one becomes the last.
+        """Store one record and return its offset.
+
+        If `time_ms` is before the time of the last record, that time is stored instead.
 
         Raises
         ------
@@ -195,7 +198,8 @@ class TopicStore:
     def read(self, partition: int, *, offset: int, stop: int, max_records: int) -> list[Record]:
         """Return records from `offset` up to, and not including, offset `stop`.
 
-        At most `max_records`, and fewer when they are large; empty only if there is none.
+        The list holds at most `max_records`, fewer if they are large. It is empty only if there is
+        no such record.
         """
         records: list[Record] = []
         size = 0
@@ -259,7 +263,7 @@ class TopicStore:
         return dict(rows)
 
     def commit(self, group: str, next_offsets: Mapping[int, int]) -> None:
-        """Store where the next member of `group` starts."""
+        """Store the offsets at which the next member of `group` starts to read."""
         with transaction(self._connection, self._path):
             self._connection.executemany(
                 "INSERT OR REPLACE INTO progress VALUES (?, ?, ?)",

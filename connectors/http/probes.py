@@ -1,7 +1,7 @@
 """`/livez`, `/readyz` and `/metrics` of one process, on the standard library alone.
 
-A client can hold neither many threads nor one for long: the number of connections, the bytes of a
-request and the time of a connection are limited.
+A client can occupy neither many threads nor one thread for long: the number of connections, the
+bytes of a request and the time of a connection are limited.
 """
 
 import io
@@ -31,7 +31,7 @@ MAX_CONNECTIONS: Final = 16
 # Browsers send about 2 KiB and proxies add to it; the standard library would accept 6 MiB.
 MAX_REQUEST_BYTES: Final = 16 * 1024
 
-# Whether the check passes, and one sentence for each failure.
+# The result of a check: whether it passes, and one sentence for each failure.
 Answer = tuple[bool, Sequence[str]]
 
 
@@ -83,7 +83,7 @@ class ProbeServer:
             ) from error
         self._server.set_app(self._answer)
         self._thread = threading.Thread(
-            # How soon the server notices a request to stop.
+            # The argument is the interval in s at which the server checks whether to stop.
             target=self._server.serve_forever,
             args=(0.1,),
             name="flatline-http",
@@ -131,10 +131,11 @@ class ProbeServer:
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """A server with a limited number of threads, one a request; none keeps the process alive."""
+    """A server with one thread per request, a limited number; none keeps the process alive."""
 
     daemon_threads = True
-    # A burst of connections is accepted and limited here, not left to the kernel's retries.
+    # Long enough for a burst of connections, so that `process_request` limits them. In a shorter
+    # queue the kernel would drop some of them, and the clients would have to retry.
     request_queue_size = 4 * MAX_CONNECTIONS
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:  # noqa: ANN401 -- the base's own
@@ -143,7 +144,7 @@ class _Server(ThreadingMixIn, WSGIServer):
         super().__init__(*arguments, **settings)
 
     def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401
-        """Accept a connection; above the limit close the oldest one, as a probe is short."""
+        """Accept a connection; above the limit, close the oldest one, since a probe is short."""
         with self._changing:
             if len(self._open) >= MAX_CONNECTIONS:
                 _cut(self._open.pop(0))
@@ -166,7 +167,7 @@ class _Server(ThreadingMixIn, WSGIServer):
         """Log nothing: a client that disconnects or sends too much is no fault of this process."""
 
     def server_bind(self) -> None:
-        """Bind without a reverse DNS lookup of the own name, which may take seconds."""
+        """Bind without a reverse DNS lookup of the server's name, which may take seconds."""
         TCPServer.server_bind(self)
         host, port = self.server_address[:2]
         self.server_name, self.server_port = str(host), port
@@ -174,7 +175,7 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 
 def _cut(connection: socket.socket) -> None:
-    """Close a connection that its thread still waits for."""
+    """Shut a connection down while its thread is still waiting for the client."""
     with suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
 

@@ -7,7 +7,7 @@ from typing import Final
 from flatline.engine.errors import HistoryRefused
 from flatline.engine.wire.measurement import RETENTION_S, Bucket
 
-# Lines of one request. InfluxDB advises 5,000; the server's memory grows with the body.
+# Most lines in one request. InfluxDB advises 5,000; the server's memory grows with the body.
 BATCH_LINES: Final = 5_000
 
 

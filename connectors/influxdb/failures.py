@@ -18,8 +18,8 @@ from flatline.engine.refusals import is_permanent, retry_after_s
 _NOT_OF_LINES: Final = frozenset({"unauthorized", "forbidden", "not found", "method not allowed"})
 # Statuses that only an operator can correct, regardless of the lines sent.
 _FOR_PEOPLE: Final = frozenset({401, 403, 404, 405, 407})
-# Messages about bad lines, sent with a status of a server error (2.0, 1.x) or of a missing right
-# (Serverless).
+# Messages about bad lines that some versions send with a misleading status: a server error (2.0,
+# 1.x) or a missing permission (Serverless).
 _OF_LINES: Final = (
     "beyond retention policy",
     "outside retention policy",
@@ -31,7 +31,8 @@ _OF_LINES: Final = (
     "max-series-per-database limit exceeded",
     "invalid column type",
 )
-# A full cache empties with time, even if the message also contains other text.
+# Messages about temporary conditions, such as a full cache. They prevail over `_OF_LINES` if a
+# message contains both.
 _PASSING: Final = ("cache-max-memory", "timeout", "engine is closed", "shard is disabled")
 _SHORT: Final = 300
 
@@ -53,8 +54,8 @@ class Verdict(NamedTuple):
     faults
         Lines that the server named. More may be bad: 3.x names at most a hundred.
     is_sure
-        Whether the server reported that lines are at fault. Otherwise only sending lines separately
-        can show it: the server accepts some and rejects others.
+        Whether the server reported that lines are at fault. If not, the lines are sent in smaller
+        parts: they are at fault only if the server accepts some of them and rejects others.
     """
 
     status: int
@@ -65,7 +66,7 @@ class Verdict(NamedTuple):
 
 
 class _Answer(msgspec.Struct):
-    """The bodies of all versions: 2.x has `code` and `message`, 3.x and 1.x `error`, 3.x `data`."""
+    """An error body: 2.x sends `code` and `message`, 1.x `error`, and 3.x `error` and `data`."""
 
     code: Any = ""
     message: Any = ""
@@ -85,7 +86,7 @@ def verdict(error: ApiException) -> Verdict | None:
     if status == 413:
         return Verdict(413, text or "the body is too large")
     if status in (400, 422):
-        # A body without a message of the server comes from a proxy; no line is at fault.
+        # An answer without a message of InfluxDB comes from a proxy; no line is at fault.
         if (text or faults) and answer.code not in _NOT_OF_LINES:
             return Verdict(status, text, _dropped(text), faults)
         return None
@@ -102,9 +103,9 @@ def verdict(error: ApiException) -> Verdict | None:
 
 
 def doubted(error: ApiException) -> Verdict | None:
-    """Return an unsure verdict if the server fails at this body repeatedly.
+    """Return an unsure verdict: the server failed at a body, and one of its lines may be the cause.
 
-    None if the status says that the server is unavailable or busy, or needs an operator.
+    None if the status shows that the server is unavailable or busy, or needs an operator.
     """
     status = int(error.status or 0)
     is_refusal = status >= 400 and is_permanent(status) and status not in _FOR_PEOPLE
@@ -142,12 +143,12 @@ def meaning(error: Exception, *, url: str, bucket: str) -> HistoryError:
 
 
 def is_unknown_database(error: ApiException) -> bool:
-    """Return whether the server does not know the form in which a query named a database."""
+    """Return whether the error can mean that the server has no database of the queried name."""
     return error.status in (400, 404, 500) and "token" not in _answer(error).text
 
 
 def _answer(error: ApiException) -> _Answer:
-    # The server may cut a quoted line within a character.
+    # A body may quote the start of a line that was cut within a character: not valid UTF-8.
     body = error.body.decode(errors="replace") if isinstance(error.body, bytes) else error.body
     try:
         return msgspec.json.decode(body or "{}", type=_Answer)
@@ -156,7 +157,7 @@ def _answer(error: ApiException) -> _Answer:
 
 
 def _faults(data: object) -> tuple[LineFault, ...]:
-    """Return the lines that 3.x names: a list, or a single object where it wrote none."""
+    """Return the lines that 3.x names: in a list, or in one object if it wrote no line at all."""
     return tuple(
         LineFault(item["line_number"], str(item.get("error_message", "")))
         for item in (data if isinstance(data, list) else [data])

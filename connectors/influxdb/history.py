@@ -1,4 +1,4 @@
-"""The history in InfluxDB: synchronous writes, acknowledged or rejected by line.
+"""The history in InfluxDB: each write waits until the server has accepted or rejected every line.
 
 The client's own batching writer is not used: it silently drops lines that it could not deliver.
 """
@@ -36,8 +36,8 @@ from flatline.engine.wire.points import Points
 _GZIP_LEVEL: Final = 1
 # Connection errors; the client does not wrap them.
 _BROKEN: Final = (urllib3.exceptions.HTTPError, OSError)
-# After this many consecutive server failures the lines are sent one by one: the server may fail at
-# one of them. A server that restarts gives a few failures and then none.
+# After more consecutive server failures than this, the lines are sent in ever smaller parts: the
+# server may fail at one line. A server that restarts causes only a few failures.
 _DOUBTED_AFTER: Final = 5
 # If this many single lines fail before any is accepted, the server is at fault.
 _DOUBTED_LINES: Final = 64
@@ -48,7 +48,7 @@ _Form = Literal["policy", "database"]
 
 
 class _UnknownDatabase(HistoryRefused):
-    """The server knows no database of this name, or not in this form."""
+    """The server has no database of the queried name; the other `_Form` may have the bucket."""
 
 
 class InfluxHistory:
@@ -100,7 +100,7 @@ class InfluxHistory:
         return await asyncio.to_thread(self._query, text, self._config.database)
 
     def _ask(self, one_query: Query) -> list[dict[str, Any]]:
-        """Query in the form that this server accepts, which the first query finds out.
+        """Query in the form that this server accepts; the first query determines which one it is.
 
         2.x finds a bucket as a retention policy of the database, 3.x as a database.
         """
@@ -194,7 +194,7 @@ class InfluxHistory:
     ) -> Verdict | None:
         """Write one body; None means acknowledged.
 
-        `doubting` counts a failure of the server against the body and not against the server.
+        With `doubting`, a server error counts as a fault of the body and not of the server.
         """
         config = self._config
         service = WriteService(self._connected().api_client)
@@ -205,7 +205,7 @@ class InfluxHistory:
                 body=igzip.compress(body, _GZIP_LEVEL),
                 precision="ns",
                 content_encoding="gzip",
-                # As bytes: an answer that is not UTF-8 must not end the role.
+                # Keep the answer as bytes: decoding one that is not UTF-8 would end the role.
                 _preload_content=False,
             )
             if answer.data:
@@ -258,13 +258,13 @@ class InfluxHistory:
             said = f"InfluxDB rejected {text!r}: {answer['error']}."
             if "not found" in answer["error"]:
                 raise _UnknownDatabase(said)
-            # A wrong field type, or a server out of time or memory.
+            # The field type is wrong, or the server ran out of time or memory.
             raise HistoryUnreachable(said)
         return list(answer.get("series", ()))
 
 
 def _named(lines: list[Line], said: Verdict) -> list[RefusedRow] | None:
-    """Return the lines that a verdict surely names; None where it names none."""
+    """Return the lines that a verdict certainly rejects; None if it does not tell which ones."""
     reasons: dict[int, str] = {}
     if len(lines) == 1 or (said.status != 413 and said.dropped == len(lines)):
         reasons = dict.fromkeys(range(len(lines)), said.reason)
@@ -311,10 +311,10 @@ def connect(config: InfluxConfig) -> InfluxDBClient:
 def bodies(
     batch: Sequence[Points], write_lines: WriteLines | None
 ) -> Iterator[tuple[Bucket, Body]]:
-    """Yield the rows of a batch by bucket, `BATCH_LINES` at a time; a body is valid until the next.
+    """Yield the rows of a batch by bucket, at most `BATCH_LINES` in a body.
 
-    All bodies of a bucket share one buffer: allocating one for each would cost as much as writing
-    it.
+    A body is valid until the next one is yielded: all bodies of a bucket share one buffer, because
+    allocating a buffer would cost as much as writing a body.
     """
     filling: dict[Bucket, Body] = {}
     for number, points in enumerate(batch):

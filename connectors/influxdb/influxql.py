@@ -19,7 +19,7 @@ def to_influxql(
     end: str | None = None,
     has_policy: bool = True,
 ) -> str:
-    """Return the InfluxQL query of a query.
+    """Return the InfluxQL text of a query.
 
     Parameters
     ----------
@@ -64,8 +64,8 @@ def answers(query: Query, series: Sequence[dict[str, Any]]) -> list[Answer]:
                 for place, (_, statistic) in zip(order, query.select, strict=True)
             )
             if any(value is not None for value in values):
-                # Without windows the server returns the time of the selected row; the query's
-                # begin is used.
+                # Without windows the server returns the time of the selected row; the answer has
+                # the begin of the query instead.
                 found.append(Answer(tags, row[0] if windowed else query.begin_ns, values))
     return sorted(found, key=lambda answer: answer[:2])
 

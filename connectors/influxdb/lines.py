@@ -1,4 +1,4 @@
-"""Write rows as line protocol: pure, one line a row, for any names and texts.
+"""Write rows as line protocol, one line per row, for any names and texts; no I/O.
 
 `engine.wire.points.Series` excludes what a tag of the protocol cannot hold: a line end, and a
 backslash, which before a space or at the end would escape the next character. Texts in fields are
@@ -20,12 +20,13 @@ U8 = NDArray[np.uint8]
 I64 = NDArray[np.int64]
 F64 = NDArray[np.float64]
 
-# `models.codecs.lines.write_lines`, or None for the same in Python, twenty times slower.
+# The type of `models.codecs.lines.write_lines`. Without that kernel (None), Python writes the same
+# text, twenty times slower.
 WriteLines = Callable[[U8, int, I64, U8, U8, I64, int, U8, I64, I64, F64, I64], int]
 
-# A sign, 19 digits, a point, and the delimiters of a field.
+# The most bytes of a number in a field: a sign, 19 digits, a point, and the delimiters.
 _NUMBER_BYTES: Final = 24
-# At or above this the kernel's fixed-point format overflows; Python writes such a row.
+# From this value on the kernel's fixed-point format overflows, so Python writes the rows.
 _FIXED_BELOW: Final = 1e15
 # Initial size of a buffer: a full batch of most measurements.
 _ROOM_BYTES: Final = 1 << 21
@@ -35,7 +36,7 @@ _ESCAPED: Final = r"\\\1"
 
 
 class Line(NamedTuple):
-    """The line of one row; `points` is the number of the points that were added to its body."""
+    """The line of one row; `points` is the `number` that was passed to `Body.add` with the row."""
 
     points: int
     row: int
@@ -111,7 +112,7 @@ class Body:
         return found
 
     def _compiled(self, points: Points, begin: int, columns: "_Columns", ends: I64) -> int:
-        """Return where the lines end; -1 if there is no kernel or the buffer is too small."""
+        """Return where the lines end; -1 if there is no kernel or it cannot write these numbers."""
         if self._write is None:
             return -1
         tags = _tags(points.series)
@@ -155,7 +156,7 @@ def float_text(value: float) -> str:
 
 
 class _Columns(NamedTuple):
-    """Numbers of some rows, one field a line; integer fields come first."""
+    """The numbers of some rows, by field and row; `names` has the integer fields first."""
 
     names: tuple[str, ...]
     integers: I64
@@ -164,7 +165,7 @@ class _Columns(NamedTuple):
 
 
 class _Texts(NamedTuple):
-    """Concatenated texts and the end of each."""
+    """Concatenated texts, and the position of the end of each text."""
 
     text: U8
     ends: I64
@@ -197,7 +198,7 @@ def _names(names: tuple[str, ...]) -> _Texts:
 
 
 def _tags(series: Series) -> _Texts:
-    """Return the escaped tags of each row, cached with the series for its next rows."""
+    """Return the escaped tags of each row; they are cached in the series for later points."""
     known = series.derived
     if not isinstance(known, _Texts):
         known = series.derived = _joined(_tag_texts(series))
@@ -207,7 +208,7 @@ def _tags(series: Series) -> _Texts:
 def _tag_texts(series: Series) -> list[str]:
     columns = []
     for name, values in series.tags.items():
-        # Most tags of a node's rows have the same value.
+        # Most tags have the same value in all rows of a node, so each value is escaped only once.
         texts = {
             value: f",{name}={_SPECIAL.sub(_ESCAPED, value)}" if value else ""
             for value in set(values)
@@ -223,7 +224,7 @@ def _joined(texts: list[str]) -> _Texts:
 
 
 def _in_python(points: Points, begin: int, end: int, ends: I64) -> bytes:
-    """Write every row in Python, as the kernel does; only this function writes text fields."""
+    """Write the rows in Python, with the kernel's result; only this function writes text fields."""
     columns = {
         name: column[begin:end].tolist() if isinstance(column, np.ndarray) else column[begin:end]
         for name, column in points.fields.items()

@@ -25,7 +25,7 @@ from flatline.engine.plain_text import masked_url
 from flatline.engine.wire.measurement import RETENTION_S
 from flatline.engine.wire.measurement import Bucket as BucketName
 
-# Whole shard groups expire together, so a group is a small part of the retention.
+# InfluxDB deletes whole shard groups, so a group must be a small part of the retention.
 _SHARD_GROUP_S: Final[dict[BucketName, int]] = {"raw": 86_400, "minute": 86_400, "long": 7 * 86_400}
 HISTORIAN: Final = "Flatline historian {database}: reads and writes"
 PLANNER: Final = "Flatline planners {database}: read"
@@ -54,7 +54,7 @@ def set_up(config: InfluxConfig) -> Made:
     Parameters
     ----------
     config
-        With the token of an administrator of the organisation.
+        Settings whose token is that of an administrator of the organisation.
 
     Raises
     ------
@@ -157,7 +157,7 @@ def _make_token(
     org_id: str,
     done: list[str],
 ) -> str:
-    """Return the token of this description with exactly these rights; replace it if they differ."""
+    """Return the token of this description with exactly these rights; replace one with others."""
     wanted = [
         Permission(
             action=action,

@@ -21,20 +21,20 @@ from flatline.engine.errors import LogProducerBroken, LogRefused, LogUnreachable
 from flatline.engine.ports import Headers, Position
 
 # Below the broker's message.max.bytes (1,048,588), with room for the batch header. A batch that
-# grows past the limit after a stall breaks the producer for all later records (aiokafka 1017).
+# grows past the limit after a stall breaks the producer for all later records (aiokafka #1017).
 _BATCH_BYTES: Final = 1_000_000
 
 # Records accumulate while a request is in flight, so a linger time only adds latency: 34,000
 # records/s of 10 KB at 0 ms, 21,000 at 5 ms.
 _LINGER_MS: Final = 0
 
-# Attempts after kill -9 fail immediately with "connection refused"; two a second are enough.
+# After a broker was killed, attempts to connect fail immediately; two a second are enough.
 _RETRY_MS: Final = 500
 
-# Errors of the broker for a batch and of the client for a record; a retry changes neither.
+# A broker rejects a batch with these errors, and the client a single record. A retry cannot help.
 _TOO_LARGE: Final = (MessageSizeTooLargeError, RecordListTooLargeError)
 
-# No caller waits for the pending work of a broken producer.
+# Time to close a producer. No caller waits for its pending records any more.
 _CLOSE_TIMEOUT_S: Final = 5.0
 
 _log = structlog.get_logger()
@@ -64,7 +64,7 @@ class Appender:
         partition: int | None,
         time_ms: int | None,
     ) -> Position:
-        """Return the position of the record, once it is durable.
+        """Append a record, and return its position once it is durable.
 
         Raises
         ------
@@ -86,8 +86,8 @@ class Appender:
         try:
             return await self._send(producer, record, doing)
         except _TOO_LARGE as error:
-            # The batch, which holds records of other callers, was too large; this record may not
-            # be.
+            # The batch was too large. It also holds records of other callers, so this record alone
+            # may be small enough.
             await self._discard(producer)
             _log.warning("A batch was too large. Its records are sent one by one.", topic=topic)
             return await self._append_alone(record, doing, compressed=compressed, why=repr(error))
@@ -192,8 +192,8 @@ class _Record(NamedTuple):
 
 
 async def _close(producer: AIOKafkaProducer) -> None:
-    # Every append is awaited by its caller, so pending ones were abandoned. aiokafka would wait for
-    # them, without limit if no broker returns.
+    # Callers await their appends, so an append that is still pending was cancelled. aiokafka would
+    # wait for it, and without limit if no broker returns.
     producer._message_accumulator.fail_all(ProducerClosed())  # noqa: SLF001
     try:
         async with asyncio.timeout(_CLOSE_TIMEOUT_S):

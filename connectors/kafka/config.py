@@ -45,22 +45,24 @@ class KafkaConfig:
     partitions
         Number of partitions of the topics keyed by cell when they are created.
     create_topics
-        Whether entering the log creates missing topics; otherwise `doctor` does it.
+        Whether entering the log creates missing topics; if not, `flatline doctor --create-topics`
+        creates them.
     instance_id
-        Makes the group membership static: a restart within the session keeps its partitions without
-        a rebalance. Unique in the group.
+        Makes the group membership static: a process that restarts within the session timeout keeps
+        its partitions without a rebalance. The id must be unique in the group.
     session_timeout_s
         How long the group waits for a member that was killed. Brokers reject less than 6 s unless
         configured otherwise.
     append_timeout_s
-        Time without acknowledgement after which an append fails as unreachable. Longer than a
-        broker's session (9 s) plus the election after it.
+        Time without acknowledgement after which an append fails as unreachable. It is longer than a
+        broker's session (9 s) plus the election of a new leader.
     connect_timeout_s
         How long entering the log keeps trying.
     away_limit_s
-        How long readers bridge an outage of the brokers; they log it meanwhile.
+        How long readers tolerate that no broker answers; they log the outage meanwhile.
     stall_limit_s
-        How long a polling reader may receive nothing from a partition that has records.
+        How long a polling reader may receive nothing from a partition that has more records; then
+        it counts as stalled.
     """
 
     bootstrap: str

@@ -1,8 +1,8 @@
 """Read the engine's frames through a Faust worker, behind the same port as every other reader.
 
-Little of Faust is used, because more of it loses records, duplicates them or hangs: raw bytes, one
-agent, concurrency 1, no acknowledgement by Faust. The group's offset moves only when the engine
-commits after its snapshot, so records in memory are delivered again after a crash.
+Only these parts of Faust are used: raw bytes and one agent with concurrency 1, without Faust's own
+acknowledgements. Other parts lose records, duplicate them or hang. The group's offset moves only
+when the engine commits after its snapshot, so records in memory are delivered again after a crash.
 
 Faust is pinned to an exact version: the worker is controlled through a subclass of its transport
 and its consumer's thread, which are not public API.
@@ -41,13 +41,13 @@ from flatline.engine.errors import LogError, LogRefused
 from flatline.engine.ports import Delivery, Record, Subscription
 from flatline.engine.wire.topics import FRAMES
 
-# Frames of up to 900 KB wait in two buffers, Faust's and this one: at most 128 together.
+# Frames of up to 900 KB wait in two buffers, Faust's and the subscription's: at most 128 together.
 _BUFFER_RECORDS: Final = 64
 
 # Faust commits nothing here; this is the interval at which its idle tasks wake up.
 _IDLE_INTERVAL_S: Final = 10.0
 
-# Faust needs 1.0 to 1.2 s; a broker that elects a coordinator takes longer.
+# Faust starts in 1.0 to 1.2 s; the start takes longer while the brokers elect a coordinator.
 _START_TIMEOUT_S: Final = 60.0
 _STOP_TIMEOUT_S: Final = 10.0
 
@@ -60,8 +60,8 @@ class FaustKafkaLog(KafkaLog):
     Parameters
     ----------
     through
-        Names of those topics; neither compacted nor written in transactions, as their offsets must
-        be consecutive. Plain aiokafka reads all others.
+        Names of those topics. Their offsets must be consecutive, so they must not be compacted or
+        written in transactions. Plain aiokafka reads all other topics.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ async def faust_subscription(
 ) -> AsyncIterator["FaustSubscription"]:
     """Run a Faust worker for `group` on `topic` for the length of the block.
 
-    It runs in the caller's event loop, with a separate thread for the consumer, and installs
+    The worker runs in the caller's event loop, with a separate thread for the consumer. It installs
     neither signal handlers nor logging.
     """
     member = config.topic_prefix + group
@@ -98,7 +98,7 @@ async def faust_subscription(
         subscription = FaustSubscription(config, app, reach, topic=topic, group=group)
         source = app.topic(config.topic_prefix + topic, key_type=bytes, value_type=bytes)
         app.agent(source, concurrency=1, name=f"{member}.frames")(subscription.take)
-        # The types of Faust's handlers are narrower than its calls.
+        # Faust declares narrower types for handlers than the arguments with which it calls them.
         app.on_partitions_revoked.connect(cast(Any, subscription.on_revoked), weak=False)
         app.on_partitions_assigned.connect(cast(Any, subscription.on_assigned), weak=False)
         try:
@@ -201,13 +201,13 @@ class FaustSubscription:
         self._is_member = True
 
     def leave(self) -> None:
-        """Refuse every later call, and let the agent end."""
+        """Refuse every later call, and let Faust's agent end."""
         self._is_member = False
         self._waiting.clear()
         self._room.set()
 
     async def take(self, stream: StreamT[bytes]) -> None:
-        """Pass on each event that Faust delivers; the body of its one agent."""
+        """Queue each event that Faust delivers; this is the body of the worker's only agent."""
         async for event in cast(faust.Stream[bytes], stream).noack().events():
             generation = self._generation
             record = self._decode(event)
@@ -225,8 +225,8 @@ class FaustSubscription:
         if record.offset < expected:
             return
         if record.offset > expected:
-            # Retention may have deleted records before this reader, or Faust lost some. In both
-            # cases a restart reads on from the commit, and no existing record is skipped.
+            # Retention deleted records before they were read, or Faust lost some. In both cases
+            # a restart continues at the committed offset, so no existing record is skipped.
             self._broken = LogError(
                 f"the Faust worker of {self._group} skipped offsets {expected} to "
                 f"{record.offset - 1} of {self._topic}/{record.partition}; this process must be "
@@ -275,7 +275,7 @@ class FaustSubscription:
     async def poll(self, *, max_records: int, wait_s: float) -> Delivery:
         """See `engine.ports.Subscription`."""
         self._check()
-        # Yields to the agent even if records are waiting, because it must refill the buffer.
+        # Yields to Faust's agent even if records are waiting, because it must refill the buffer.
         await asyncio.sleep(0)
         if not self._waiting and wait_s > 0:
             self._changed.clear()
@@ -293,7 +293,7 @@ class FaustSubscription:
         return Delivery(records, self._assigned, self._generation)
 
     async def commit(self, next_offsets: Mapping[int, int]) -> None:
-        """See `engine.ports.Subscription`; partitions no longer held are their new holder's."""
+        """See `engine.ports.Subscription`; partitions that are no longer assigned are ignored."""
         self._check()
         name = self._config.topic_prefix + self._topic
         held = {

@@ -19,8 +19,8 @@ from flatline.engine.ports import Bounds, Headers, Position, Record, Subscriptio
 from flatline.engine.stream.backoff import Backoff
 from flatline.engine.wire.envelope import MAX_APPEND_BYTES
 
-# Waits between attempts to connect at the start: short at first, as a broker may just be starting,
-# then long enough to keep the program's log readable.
+# Shortest and longest wait between attempts to connect at the start: short at first, as a broker
+# may just be starting, and later long enough to keep the program's own log short.
 _FIRST_WAIT_S: Final = 0.5
 _LAST_WAIT_S: Final = 10.0
 
@@ -31,12 +31,13 @@ class KafkaLog:
     """`engine.ports.Log` on a Kafka cluster.
 
     Entering it waits for a broker with back-off. A topic that this principal cannot see is rejected
-    at its first use and not before: a node's collector sees no orders.
+    only when it is used: a node's collector, for example, may not see the orders.
 
     Raises
     ------
     LogRefused
-        On entering: wrong password or certificate, or an orders topic of more than one partition.
+        On entering: wrong password or certificate, or a topic that must have one partition has
+        more.
     LogUnreachable
         On entering: no broker answered for `connect_timeout_s`.
     """
@@ -100,7 +101,7 @@ class KafkaLog:
         partition: int | None = None,
         time_ms: int | None = None,
     ) -> Position:
-        """See `engine.ports.Log`; `time_ms` is used only where a topic keeps its writers' times."""
+        """See `engine.ports.Log`; a topic with `LogAppendTime` stores the broker's time instead."""
         if partition is None:
             self.partitions(topic)
         else:
@@ -158,7 +159,7 @@ class KafkaLog:
         return count
 
     async def identity(self) -> str:
-        """Query the ids of the cluster and of the topics that limits are counted from."""
+        """Query the ids of the cluster and of the topics with one partition, which limits count."""
         lines = [topic.name for topic in self.config.topics if topic.partitions == 1]
         ids = ",".join(await self.reader.ids(lines))
         return f"{self._cluster_id}/{self.config.topic_prefix}/{ids}"

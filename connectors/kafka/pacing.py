@@ -16,8 +16,8 @@ from aiokafka.client import AIOKafkaClient
 
 from flatline.engine.stream.backoff import Backoff
 
-# The first pauses are short, so that the return of a restarted broker is detected quickly; a long
-# outage costs one attempt every two seconds.
+# Shortest and longest pause: the first ones are short, so that a restarted broker is detected
+# quickly; in a long outage there is one attempt every two seconds.
 _FIRST_PAUSE_S: Final = 0.1
 _LAST_PAUSE_S: Final = 2.0
 
@@ -46,8 +46,8 @@ class Reach:
     def calm(self, client: AIOKafkaClient) -> None:
         """Delay every failed attempt of `client`, and derive from them whether the brokers answer.
 
-        Only metadata requests count: they go to every broker in turn, whereas one unreachable node
-        may be one of three.
+        Only metadata requests show whether the brokers answer, because they go to every broker in
+        turn. A single unreachable broker may be one of three.
         """
         update, reach_node = client._metadata_update, client.ready  # noqa: SLF001
         nodes: defaultdict[object, Backoff] = defaultdict(_new_backoff)

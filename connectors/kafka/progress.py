@@ -1,8 +1,8 @@
 """Detect a reader that polls and receives nothing although records are waiting.
 
-Kafka consumers are known to stop fetching for days without an error. Delivery counts here, not
-commits. It is measured outside the consumer: against the end offsets that another connection
-reports.
+Kafka consumers are known to stop fetching for days without an error. The check compares delivered
+offsets, not commits, with the end offsets of the partitions. A connection other than that of the
+consumer reads the end offsets.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -19,8 +19,8 @@ class Progress:
     name
         Topic and group, for the message.
     checks
-        Number of consecutive checks that must find a partition behind and unmoved before it counts
-        as stalled.
+        A partition counts as stalled when more consecutive checks than this find it behind and
+        without a delivery.
     """
 
     def __init__(self, name: str, *, checks: int) -> None:
@@ -46,7 +46,7 @@ class Progress:
         self._still = dict.fromkeys(partitions, 0)
 
     def start_at(self, next_offsets: Mapping[int, int]) -> None:
-        """Set the committed offsets of partitions without a delivery so far."""
+        """Assume the committed offsets for partitions without a delivery so far."""
         for number in self.unknown & next_offsets.keys():
             self._next[number] = next_offsets[number]
 
@@ -72,8 +72,8 @@ class Progress:
         Raises
         ------
         LogError
-            A partition is behind and has not moved for `checks` consecutive checks. The process
-            must end: a consumer in this state does not recover.
+            More than `checks` consecutive checks found a partition behind and without a delivery.
+            The process must end: a consumer in this state does not recover.
         """
         asked, self._asked = self._asked, False
         for number, end in ends.items():

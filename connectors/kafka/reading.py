@@ -18,14 +18,15 @@ from flatline.connectors.kafka.unpacking import install
 from flatline.engine.errors import LogUnreachable
 from flatline.engine.ports import Bounds, Record
 
-# An agent allows 5 s for its barrier; a later answer is useless.
+# An agent allows 5 s for its barrier (reading the log to its end); a later answer is useless.
 _ANSWER_TIMEOUT_MS: Final = 5_000
 
-# The reader of barriers requests the next batch before it knows that it has reached the end. The
-# broker holds such a request for this long, and the next request waits behind it.
+# A reader requests the next batch before it knows that it has reached the end of the log. The
+# broker holds such a request for this long, and the reader's next request waits behind it.
 _BARRIER_WAIT_MS: Final = 10
 
-# Fits one record of the largest size or a batch of small ones; more only uses memory.
+# Limit of one fetch from a partition: a record of the largest size, or a batch of small ones. A
+# larger limit only uses memory.
 FETCH_BYTES: Final = 4 << 20
 
 _TAIL_RECORDS: Final = 1000
@@ -33,12 +34,12 @@ _TAIL_WAIT_S: Final = 1.0
 
 _CLOSE_TIMEOUT_S: Final = 5.0
 
-# Faust's consumer uses the patched reader too; its module imports this one.
+# Patch aiokafka before any consumer is made; the Faust worker's module imports this one as well.
 install()
 
 
 def make_consumer(config: KafkaConfig, **settings: object) -> AIOKafkaConsumer:
-    """Return a consumer without automatic commits; it falls back to the earliest record."""
+    """Return a consumer without automatic commits; without an offset it starts at the earliest."""
     return AIOKafkaConsumer(
         **client_settings(config),
         enable_auto_commit=False,
@@ -69,8 +70,8 @@ async def stop_consumer(consumer: AIOKafkaConsumer) -> None:
     except (TimeoutError, KafkaError):
         await consumer._client.close()  # noqa: SLF001 - stop() closes it last
     except asyncio.CancelledError:
-        # aiokafka cancels its own fetch. If that was pausing after a failure, the cancellation
-        # propagates here although this task was not cancelled.
+        # aiokafka cancels its own fetch. If the fetch was pausing after a failure, its cancellation
+        # propagates here, although this task was not cancelled.
         await consumer._client.close()  # noqa: SLF001
         task = asyncio.current_task()
         if task is None or task.cancelling():
@@ -78,7 +79,7 @@ async def stop_consumer(consumer: AIOKafkaConsumer) -> None:
 
 
 def to_record(topic: str, raw: ConsumerRecord) -> Record:
-    """Convert a record of aiokafka into the port's; a null of Kafka becomes empty."""
+    """Convert a record of aiokafka into one of the port; null keys and values become empty."""
     return Record(
         topic=topic,
         partition=raw.partition,
@@ -93,7 +94,7 @@ def to_record(topic: str, raw: ConsumerRecord) -> Record:
 class Reader:
     """Queries partitions on one shared connection, and opens one more for each tail.
 
-    Topics are named as declared; the installation's prefix is added here.
+    Callers use the declared names of topics; the reader adds the installation's prefix.
     """
 
     def __init__(self, config: KafkaConfig) -> None:
@@ -165,7 +166,7 @@ class Reader:
     async def committed(
         self, topic: str, *, group: str, partitions: Collection[int]
     ) -> Mapping[int, int]:
-        """Return where the group's next member starts; the earliest offset without a commit."""
+        """Return the committed offsets of a group; the earliest offset where it has no commit."""
         asked = [self._at(topic, number) for number in partitions]
         admin = AIOKafkaAdminClient(**client_settings(self._config))
         try:
@@ -236,7 +237,7 @@ class Reader:
         await start_consumer(consumer, f"following {topic}/{partition}")
         try:
             consumer.assign([at])
-            # Beyond the end Kafka would restart at the earliest record.
+            # From an offset beyond the end, Kafka would go back to the earliest record.
             consumer.seek(at, min(max(offset, earliest), end))
             yield _Tail(topic, consumer, reach, self._config.away_limit_s)
         finally:

@@ -1,7 +1,7 @@
 """Query the rights of this principal on each topic from the broker.
 
-Brokers return a client's own rights with the topics' metadata (KIP-430), so no right to read ACLs
-is needed.
+Brokers return a client's own rights with the metadata of topics (KIP-430), so the client needs no
+permission to read ACLs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,9 +24,9 @@ OPERATIONS: Final[Mapping[int, str]] = {
 async def own_rights(
     config: KafkaConfig, topics: Sequence[str]
 ) -> dict[str, frozenset[str]] | None:
-    """Return the rights of this principal on each topic; empty where it may not even see it.
+    """Return the rights of this principal on each topic; an empty set for an invisible topic.
 
-    None where the broker does not report rights (before 2.3).
+    None if the broker does not report rights in the request used here (before 2.8).
 
     Raises
     ------

@@ -124,8 +124,8 @@ async def _knock(config: KafkaConfig, server: str) -> None:
                 **protection,
             )
             try:
-                # A broker that requires a login answers the first request without one, and closes
-                # the connection at the second.
+                # A broker that requires a login answers the first request of a client without one,
+                # and closes the connection at the second. So a second request is sent.
                 await connection.send(MetadataRequest([]))
             finally:
                 connection.close()
@@ -161,7 +161,7 @@ def _verdict(config: KafkaConfig, server: str, error: BaseException) -> LogError
             "log.kafka.security and the port"
         )
     if isinstance(error, AssertionError | ValueError):
-        # aiokafka verifies the server's proof and the SCRAM exchange with these.
+        # aiokafka raises these if the SCRAM exchange or the server's proof in it is invalid.
         return LogRefused(
             f"the login at Kafka at {server} with {security.mechanism} failed: {error}"
         )

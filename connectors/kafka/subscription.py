@@ -25,14 +25,14 @@ from flatline.connectors.kafka.reading import (
 from flatline.engine.errors import LogError, LogRefused
 from flatline.engine.ports import Delivery, Record
 
-# Short enough that a stall is detected at most a sixth of its limit late.
+# Interval of the stall check. A stall is detected at most 10 s after the limit, which is 60 s.
 CHECK_EVERY_S: Final = 10.0
 
 # Three heartbeats may be lost before the session ends.
 HEARTBEATS_PER_SESSION: Final = 4
 
-# A role that takes longer than this over one batch loses its partitions to another member. Longer
-# than any snapshot load, and short enough for an operator to wait.
+# A role that processes one batch for longer than this loses its partitions to another member. The
+# limit is longer than any load of a snapshot, and short enough for an operator to wait.
 MAX_POLL_INTERVAL_S: Final = 300.0
 
 _log = structlog.get_logger()
@@ -121,8 +121,8 @@ class PlainSubscription(ConsumerRebalanceListener):  # type: ignore[misc] # aiok
         return Delivery(records, self._assigned, self._generation)
 
     async def _read(self, *, max_records: int, wait_s: float) -> tuple[Record, ...]:
-        # During a rebalance, or while the coordinator is unreachable, aiokafka would wait beyond
-        # its timeout. It returns its records without an await, so the cancellation loses nothing.
+        # During a rebalance, or while the coordinator is unreachable, `getmany` would wait beyond
+        # its timeout. It has no await after it takes records, so a cancellation loses none.
         with suppress(TimeoutError):
             async with asyncio.timeout(max(wait_s, 0.01)):
                 with named(f"reading {self._topic} for {self._group}"):
@@ -155,7 +155,7 @@ class PlainSubscription(ConsumerRebalanceListener):  # type: ignore[misc] # aiok
         return Delivery((), self._assigned, self._generation)
 
     async def commit(self, next_offsets: Mapping[int, int]) -> None:
-        """See `engine.ports.Subscription`; partitions no longer held are their new holder's."""
+        """See `engine.ports.Subscription`; partitions that are no longer assigned are ignored."""
         self._check()
         name = self._config.topic_prefix + self._topic
         held = {
@@ -175,7 +175,7 @@ class PlainSubscription(ConsumerRebalanceListener):  # type: ignore[misc] # aiok
 
 
 async def commit_held(commit: Awaitable[None], group: str) -> None:
-    """Await a commit; after a rebalance meanwhile, some records are only read again."""
+    """Await a commit; one that a rebalance made invalid is only logged: records are read again."""
     try:
         with named(f"committing for {group}"):
             await commit
@@ -211,7 +211,7 @@ async def watched(
                     progress.start_at(starts)
                 ends = await reader.ends(topic, progress.partitions)
             except LogError:
-                # No reader is behind an unreachable log; `Reach` reports that.
+                # While the log is unreachable, a reader is not stalled; `Reach` reports the outage.
                 continue
             try:
                 progress.check(ends)

@@ -1,7 +1,7 @@
 """Query topic ids: a topic that is deleted and created again has another id.
 
-aiokafka supports metadata up to version 5 and ids came with version 10 (KIP-516), so that version
-is declared here with aiokafka's types.
+aiokafka supports the metadata request up to version 5. Topic ids came with version 10 (KIP-516), so
+this module declares version 10 with aiokafka's types.
 
 Source: Kafka protocol guide, "Metadata API (Key: 3)", version 10.
 """
@@ -77,7 +77,7 @@ class _MetadataResponse(Response):  # type: ignore[misc] # aiokafka has no types
     )
 
 
-class _MetadataRequest(RequestStruct):  # type: ignore[misc] # the same
+class _MetadataRequest(RequestStruct):  # type: ignore[misc] # aiokafka has no types
     API_KEY = _API_KEY
     API_VERSION = _API_VERSION
     FLEXIBLE_VERSION = True
@@ -94,7 +94,7 @@ class _MetadataRequest(RequestStruct):  # type: ignore[misc] # the same
     )
 
 
-class _TopicIds(Request[_MetadataRequest]):  # type: ignore[misc] # the same
+class _TopicIds(Request[_MetadataRequest]):  # type: ignore[misc] # aiokafka has no types
     API_KEY = _API_KEY
 
     def __init__(self, names: Sequence[str], *, with_rights: bool = False) -> None:
@@ -110,8 +110,8 @@ class _TopicIds(Request[_MetadataRequest]):  # type: ignore[misc] # the same
 async def topic_ids(client: AIOKafkaClient, names: Sequence[str]) -> tuple[str, ...]:
     """Return the id of each topic as Kafka's own tools print it; empty for an invisible topic.
 
-    Brokers before 2.8 have no topic ids: then all are empty, and a recreated topic is detected only
-    if it is shorter than the part read of the old one.
+    Brokers before 2.8 have no topic ids: all are empty. Then a recreated topic is detected only if
+    it ends before the offset up to which the old topic was read.
 
     Raises
     ------
@@ -129,9 +129,9 @@ async def topic_ids(client: AIOKafkaClient, names: Sequence[str]) -> tuple[str, 
 async def authorized_operations(
     client: AIOKafkaClient, names: Sequence[str]
 ) -> dict[str, int] | None:
-    """Return the rights of this principal on each visible topic: bits by operation.
+    """Return the rights of this principal on each visible topic: one bit per operation.
 
-    None where the broker does not support the version that reports them (before 2.8).
+    None if the broker does not support version 10 of the request (before 2.8).
 
     Raises
     ------

@@ -18,11 +18,12 @@ from flatline.engine.wire.topics import Topic, partition_count
 _SEGMENTS_PER_RETENTION: Final = 8
 _SEGMENT_BYTES: Final = (16 << 20, 1 << 30)
 
-# A compacted topic is read completely at each start and before each action, so it is kept short.
+# A compacted topic is read completely at each start and before each action. A low ratio makes Kafka
+# compact it early and so keeps it short.
 _COMPACT_WHEN_DIRTY_RATIO: Final = 0.1
 
-# A rejected record displaces the control command before it. Compaction leaves that command in the
-# log for a week, so that a planner that was stopped for so long finds it and restores it.
+# A record replaces the control command with the same key, even if Flatline rejects the record. The
+# lag keeps that command in the log for a week: a planner that starts within it can restore it.
 _COMPACTION_LAG_MS: Final = 7 * 86_400_000
 # Settings that must equal the declaration, and those that may exceed it; -1 is unlimited.
 _EXACT: Final = ("message.timestamp.type", "cleanup.policy")
@@ -49,8 +50,8 @@ def settings_of(topic: Topic, *, replication: int) -> dict[str, str]:
         "message.timestamp.type": "LogAppendTime",
         "segment.bytes": str(segment_bytes),
         "compression.type": "producer" if topic.compressed else "uncompressed",
-        # With three replicas two must have a record before it is acknowledged. With fewer, one
-        # replica can fail without stopping the log.
+        # With three replicas, two must have a record before it is acknowledged. With two, one is
+        # enough, so that one replica can fail without stopping the log.
         "min.insync.replicas": "2" if replication >= 3 else "1",
     }
     if topic.compacted:
@@ -146,8 +147,8 @@ def _differing(
         found = actual.get(setting)
         if found not in (declared[setting], None):
             yield setting, str(found), declared[setting]
-    # Our producers compress only topics declared so. A broker that compresses other topics delivers
-    # data that readers of alerts may not decompress.
+    # Flatline compresses only the topics that are declared so. If the broker compresses others,
+    # foreign readers, for instance of alerts, may be unable to decompress them.
     compression = actual.get("compression.type")
     if compression not in (declared["compression.type"], "producer", None):
         yield "compression.type", str(compression), declared["compression.type"]
@@ -178,7 +179,7 @@ class _Admin:
 
 
 async def _wait_until_visible(admin: AIOKafkaAdminClient, names: Collection[str]) -> None:
-    """Return when the queried broker knows the topics; the controller informs it later."""
+    """Return when the queried broker knows the topics, which can be later than their creation."""
     with named("waiting for the new topics"):
         async with asyncio.timeout(_VISIBLE_TIMEOUT_S):
             while True:

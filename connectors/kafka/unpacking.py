@@ -1,9 +1,9 @@
 """Decompress Kafka batches within fixed limits of memory.
 
-aiokafka decompresses a batch completely, whatever its size: 33 KB of zstd became 1 GiB, and a
-header name that is not UTF-8 ended the reader. This module decompresses a batch into a buffer of a
-fixed size and reads it record by record. An unreadable part keeps its offsets: records whose value
-states the reason replace it, so that every reader rejects and counts them like any foreign record.
+aiokafka decompresses a batch completely, whatever its size: 33 KB of zstd became 1 GiB. A header
+name that is not UTF-8 ended the reader. This module decompresses a batch into a buffer of a fixed
+size and reads it record by record. Unreadable records are replaced, at the same offsets, by records
+whose value states the reason; every reader rejects and counts these like any foreign record.
 
 `install` patches aiokafka's consumer, which Faust uses too. aiokafka is pinned to a minor release;
 a test checks that its fetcher still takes batches from here.
@@ -27,14 +27,15 @@ from aiokafka.record.util import decode_varint
 from numpy.typing import NDArray
 from prometheus_client import Counter
 
-# A broker accepts batches of up to 1 MiB, and ours have that size before compression. Clients that
-# fill a batch by its estimated compressed size decompress to several times as much.
+# A broker accepts batches of up to 1 MiB. Flatline's batches have at most that size before
+# compression. Other clients fill a batch by its estimated compressed size, so that it decompresses
+# to several times as much.
 MAX_UNPACKED_BYTES: Final = 16 << 20
-# As many as a batch of 1 MB holds, at seven bytes each.
+# The most records of a batch: 1 MB, at seven bytes each.
 _MOST_RECORDS: Final = 150_000
 # The year 2200 (`engine.wire.limits`), a limit for the time in a damaged batch.
 _LATEST_MS: Final = 7_258_118_400_000
-# Our records have some ten headers at most; each costs a hundred bytes.
+# Flatline's records have about ten headers at most; a header takes about 100 bytes of memory.
 MAX_HEADERS: Final = 1000
 
 _UNREADABLE: Final = Counter(
@@ -54,12 +55,13 @@ _CODEC_BITS: Final = 0x07
 _LOG_APPEND_TIME: Final = 0x08
 _MAGIC_AT: Final = 16
 _NONE, _GZIP, _SNAPPY, _LZ4, _ZSTD = range(5)
-# The first 8 bytes of xerial's framing, which Java's snappy writes; two versions follow.
+# The first 8 bytes of xerial's framing, which Java's snappy library writes; two version numbers
+# follow.
 _XERIAL: Final = b"\x82SNAPPY\x00"
 _XERIAL_HEAD: Final = 16
 # Number of remembered batches with a wrong checksum; the oldest is forgotten.
 _DOUBTED_KEPT: Final = 256
-# Selects gzip in the standard library.
+# The window size that selects the gzip format in `zlib`.
 _GZIP_WINDOW: Final = 31
 _DAMAGED: Final = (CorruptRecordException, ValueError, IndexError, struct.error, OverflowError)
 
@@ -91,8 +93,8 @@ class _Scratch(threading.local):
 
 
 _scratch = _Scratch()
-# Contents of batches with a wrong checksum. If the same bytes come again, the broker's copy is
-# damaged.
+# Digests of batches with a wrong checksum. If a batch with the same bytes is fetched again, the
+# broker's copy is damaged.
 _doubted: deque[bytes] = deque(maxlen=_DOUBTED_KEPT)
 
 
@@ -202,20 +204,20 @@ class Batch:
 
     @property
     def is_transactional(self) -> bool:
-        """Whether it belongs to a transaction."""
+        """Whether the batch belongs to a transaction."""
         return bool(self._attributes & 0x10)
 
     @property
     def is_control_batch(self) -> bool:
-        """Whether it ends a transaction and holds no data records."""
+        """Whether the batch ends a transaction and holds no data records."""
         return bool(self._attributes & 0x20)
 
     def validate_crc(self) -> bool:
         """Return whether to continue with the batch.
 
-        A batch damaged in transit is fetched again, as in aiokafka. One that comes again with the
-        same bytes is damaged on the broker and would block every reader permanently: it is skipped,
-        and one record reports it.
+        A batch damaged in transit is fetched again, as in aiokafka. A batch that is fetched twice
+        with the same bytes is damaged on the broker and would block every reader permanently. It
+        is skipped, and one record reports the damage.
         """
         if DefaultRecordBatch(self._raw).validate_crc():
             return True
@@ -227,7 +229,10 @@ class Batch:
         return True
 
     def _pass_over(self) -> None:
-        """Trust only the base offsets of a damaged batch and of the next one."""
+        """Mark the batch as damaged, and limit the header values that are still used.
+
+        The next batch's base offset, where known, replaces the number of records in the header.
+        """
         count = self._last_delta + 1
         if self._following is not None and self._following > self.base_offset:
             count = self._following - self.base_offset
@@ -242,7 +247,7 @@ class Batch:
         )
 
     def __iter__(self) -> Iterator[_AnyRecord]:
-        """Yield each record, and for an unreadable one a record at its offset that reports it."""
+        """Yield each record; in place of an unreadable one, a record that states the reason."""
         if self._damage:
             # One record for the whole batch: the number of lost records is not known.
             yield next(self._stand_ins(self.base_offset, "checksum", self._damage))
@@ -258,13 +263,13 @@ class Batch:
         done, next_offset = 0, self.base_offset
         try:
             for record in DefaultRecordBatch(plain):
-                # A record far ahead would make the consumer skip everything before it.
+                # A record with a too high offset would make the consumer skip all records before.
                 if not next_offset <= record.offset < self.next_offset:
                     raise ValueError(f"offset {record.offset} is out of order")
                 done, next_offset = done + 1, record.offset + 1
                 yield record
         except _DAMAGED:
-            # aiokafka's reader stops at a header name that is not UTF-8; this one continues.
+            # aiokafka's reader stops at a header name that is not UTF-8; `_read` continues.
             yield from self._read(plain, done)
 
     def _plain(self, unpacked: bytes) -> bytes:
@@ -325,7 +330,7 @@ class Batch:
         return self._largest_time if is_of_log else self._first_time + delta
 
     def _stand_ins(self, first: int, reason: str, sentence: str) -> Iterator[RawRecord]:
-        """Yield a record of foreign content for each offset from `first` to the batch's end."""
+        """Yield a record that states the reason for each offset from `first` to the batch's end."""
         _log.error(
             "Records of a batch cannot be read and are rejected.",
             first_offset=first,

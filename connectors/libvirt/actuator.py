@@ -37,14 +37,13 @@ from flatline.engine.wire.frame import UUID_BYTES
 T = TypeVar("T")
 
 DEFAULT_URI: Final = "qemu:///system"
-# A preflight check takes 10 ms. The agent takes two, at least 4 s apart, within 10 s before its
-# call: a slower one does not show the current state.
+# A sample takes 10 ms. The agent takes two samples, at least 4 s apart, within the 10 s before its
+# call, so a slower sample would not show the current state.
 SAMPLE_DEADLINE_S: Final = 3.0
-# libvirt itself stops waiting for a VM's job after 30 s and reports it, which is an answer; a
-# shorter deadline would turn it into an unknown outcome.
+# If another job of the VM lasts, libvirt stops waiting for it after 30 s and returns an error: the
+# action was not done. With a shorter deadline the outcome would be unknown.
 ACTION_DEADLINE_S: Final = 35.0
-# Beyond the time limit of a migration or disk move: for aborting it, and for determining its
-# result.
+# Time added to the limit of a disk move: to abort the copy, and to determine its result.
 _LAST_STEPS_S: Final = 70.0
 
 # virDomainMigrateFlags: live, peer to peer (the source's libvirtd continues if the agent dies),
@@ -62,7 +61,8 @@ _MIGRATE_PARAM_BANDWIDTH: Final = "bandwidth"
 # occur midway, so its outcome is unknown.
 _NOTHING_DONE: Final = frozenset({3, 8, 29, 45, 55, 67, 68, 74, 79, 81, 84, 87, 88, 94})
 
-# An action on a domain. It calls the last argument immediately before it begins.
+# An action on a domain. Immediately before it changes the VM, it calls its last argument, which
+# returns whether it may.
 Work = Callable[[Connection, Domain, Callable[[], bool]], None]
 Wait = Callable[[Session, Call[None]], Awaitable[bool]]
 
@@ -98,7 +98,7 @@ class LibvirtActuator:
     targets
         The nodes to which a VM may be moved, by name.
     heard
-        Where this connection stores its events, for other readers; None makes a private one.
+        Where this connection stores its events, for other readers; None creates a private store.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class LibvirtActuator:
         return await self._ask(vm, self._sample, what="look", patience_s=SAMPLE_DEADLINE_S)
 
     async def reset(self, vm: bytes, *, permit: Permit | None = None) -> None:
-        """Reset the VM; a VM paused by its own crash is resumed after it."""
+        """Reset the VM; if its own crash had paused it, resume it after the reset."""
         await self._do(
             vm,
             lambda domain: resets.reset(domain, library=self._library),
@@ -242,7 +242,7 @@ class LibvirtActuator:
         )
 
     async def find_disk_move(self, vm: bytes, *, disk: str, target: str) -> None:
-        """Cancel a copy that an earlier run of this agent began; return if it was complete."""
+        """Cancel a copy that an earlier run of this agent began; return if the VM runs on it."""
 
         def end(connection: Connection, domain: Domain, _host_mark: int) -> None:
             end_left_copy(connection, domain, device=disk, pool=target, library=self._library)
@@ -279,7 +279,7 @@ class LibvirtActuator:
         what: str,
         patience_s: float,
     ) -> T:
-        """Return the answer to a query about a VM, for any earlier action on it."""
+        """Run a query about a VM and return its result; a running action does not delay it."""
         session = await self._link.session()
         what = f"{what} at VM {vm.hex()}"
         call = session.start(
@@ -327,7 +327,7 @@ class LibvirtActuator:
         wait: Wait | None = None,
         permit: Permit | None = None,
     ) -> None:
-        """Execute an action that may change the VM once it signals that it begins."""
+        """Execute an action; it calls `send` immediately before it changes the VM."""
         what = f"{what} of VM {vm.hex()}"
         request = Request(within_s=None if permit is None else permit.within_s)
         try:
@@ -366,7 +366,7 @@ class LibvirtActuator:
             else:
                 returned = await first_returned([call], patience_s=deadline_s) is not None
         finally:
-            # A cancelled caller withdraws an unsent action: no one would report its result.
+            # If the caller was cancelled, withdraw an unsent action: nobody would get its result.
             unsent = request.withdraw()
         if not returned:
             if unsent:
@@ -399,8 +399,8 @@ class LibvirtActuator:
     ) -> str | None:
         """Return why the current state of the VM forbids the call, None if it does not.
 
-        Checked in the calling thread, directly before the call. On a node that is too busy for that
-        the check is repeated, until the request is late.
+        The check runs in the calling thread, directly before the call. On a busy node its sample
+        can be too old when it ends; then the check is repeated until the request is late.
         """
         while not request.over:
             sample = self._sample(connection, domain, host_mark)

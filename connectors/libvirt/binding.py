@@ -1,8 +1,8 @@
 # ruff: noqa: N802, N815 -- the names are libvirt's
-"""The part of libvirt-python that Flatline uses, with types, and its only import.
+"""The part of libvirt-python that Flatline uses, with types; the only module that imports it.
 
 libvirt-python has no types and is not part of the default install. So the library is loaded when
-the first connection is built, and its objects have the types below.
+the first connection is made, and this module declares types for its objects.
 """
 
 import threading
@@ -28,17 +28,17 @@ PAUSED_CRASHED: Final = 10
 JOB_IDLE: Final = frozenset({0, 3, 4, 5})
 # virDomainJobOperation, in `jobStats()["operation"]`
 JOB_MIGRATION_OUT: Final = 5
-# virDomainBlockCopyFlags: the copy ends with its VM, which libvirt requires where the VM is
-# defined. virDomainBlockJobAbortFlags: the VM continues on the copy.
+# virDomainBlockCopyFlags: the copy job ends when the VM ends, which libvirt requires if the VM is
+# persistent. virDomainBlockJobAbortFlags: the VM continues on the copy.
 COPY_TRANSIENT: Final = 4
 ABORT_PIVOT: Final = 2
 
 
-# virDomainInterfaceAddressesSource: the guest agent is last, since it may not answer.
+# virDomainInterfaceAddressesSource; the guest agent is queried last, since it may not answer.
 ADDRESSES_BY_LEASE: Final = 0
 ADDRESSES_BY_AGENT: Final = 1
 ADDRESSES_BY_ARP: Final = 2
-# virDomainModificationImpact: the running VM, not its definition.
+# virDomainModificationImpact: change the running VM, not its definition.
 AFFECT_LIVE: Final = 1
 
 
@@ -135,9 +135,9 @@ _loop_started = False
 def load() -> Library:
     """Return the libvirt module, with its event loop running in a separate thread.
 
-    Keepalive and events work only while a loop runs. libvirt allows one per process, set up before
-    the first connection. So the loop belongs to the module, not to a connection, and runs until the
-    process ends.
+    Keepalive and events work only while libvirt's event loop runs. libvirt allows one per process,
+    which must be set up before the first connection. So the loop belongs to the module, not to a
+    connection, and runs until the process ends.
 
     Raises
     ------
@@ -169,9 +169,9 @@ def load() -> Library:
 def ping_agent(domain: Domain, *, within_s: int) -> None:
     """Return once the guest agent has answered its ping.
 
-    Only this call takes a time limit. Others wait without limit for an agent that was in sync
-    before, and block other callers. The call marks the VM with the taint `custom-ga-command`, which
-    changes nothing in it.
+    Of libvirt's calls to the guest agent, only this one takes a time limit. The others wait without
+    limit for an agent that was in sync before, and meanwhile block other callers. The call marks
+    the VM with the taint `custom-ga-command`, which changes nothing in the VM.
     """
     import libvirt_qemu
 
@@ -187,7 +187,8 @@ def _run_loop(library: Library) -> None:
         try:
             library.virEventRunDefaultImpl()
         except library.libvirtError:
-            # If the loop ends, all keepalives end; without a pause it would use a whole core.
+            # The loop must go on, because all keepalives depend on it. Without the pause, repeated
+            # errors would use a whole core.
             time.sleep(0.1)
 
 

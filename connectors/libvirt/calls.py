@@ -1,8 +1,8 @@
 """Blocking calls in separate threads, so that a caller waits no longer than its limit.
 
 A call into libvirt can block while a qemu does not answer, and it cannot be cancelled from outside.
-So each runs in a daemon thread: the caller stops waiting at its deadline, the thread stays until
-the call returns, and the process can still end.
+So each call runs in a daemon thread: the caller stops waiting at its deadline, and the thread stays
+until the call returns. A daemon thread does not prevent the process from ending.
 """
 
 import asyncio

@@ -1,17 +1,18 @@
-"""Convert libvirt's bulk statistics into VM rows: the only place that knows their field names.
+"""Convert libvirt's bulk statistics into VM rows, and read single values from them.
 
 Fields, units and traps: libvirt's `virConnectGetAllDomainStats`, and measurements on libvirt 9.0
 with qemu 7.2:
 
-- A VM whose monitor does not answer has `cpu.*`, `net.*` and `vcpu.N.time`, but of `block.*` only
-  the names and of `balloon.*` only the definition. An absent value is missing, never 0.
-- `vcpu.N.time` and `wait` are in ns, in spite of virsh's manual. `wait` is 0 on every vCPU when the
-  kernel keeps no scheduler statistics, which is not a measurement.
+- For a VM whose monitor does not answer, libvirt returns `cpu.*`, `net.*` and `vcpu.N.time`, but of
+  `block.*` only the names and of `balloon.*` only what is in the definition. An absent value is
+  missing and never 0.
+- `vcpu.N.time` and `wait` are in ns, although virsh's manual states another unit. If the kernel
+  keeps no scheduler statistics, `wait` is 0 on every vCPU, which is not a measurement.
 - `vcpu.N.halted` is absent on x86, where querying it would stop the vCPU.
-- `balloon.*` beyond `current` and `rss` comes from the guest, as of `last-update`.
+- `balloon.*` except `current` and `rss` comes from the guest, which reported it at `last-update`.
 - `vcpu.N.time` has a resolution of 10 ms; for an idle vCPU of a live guest it may not change for a
   minute. `vcpu.N.delay`, the time waiting for a core, is in ns and grows with nearly every wake-up.
-  Both together show an idle vCPU (benchmarks/README.md).
+  So only a vCPU without growth in both is certainly idle (benchmarks/README.md).
 - `vcpu.N.*.sum` (libvirt >= 8.9, qemu >= 7.1 on KVM) are KVM's counters. qemu without KVM has none,
   so they were never measured on the lab's guests: their names come from `virsh domstats` of other
   sites.
@@ -29,8 +30,8 @@ from flatline.engine.wire.frame import VmRows
 from flatline.engine.wire.metrics import GAUGE_ROW, GAUGES, INTEGER_ROW, INTEGERS, VM_STATES
 from flatline.engine.wire.vcpus import MAX_VM_VCPUS, QUANTUM_NS, VcpuRows
 
-# A vCPU counts as busy from half a core on. Two spinning vCPUs that share a core both count; the
-# timers of an idle guest (a few per cent) do not.
+# A vCPU counts as busy from half a core on, where the wait for a core counts as well: so two
+# spinning vCPUs that share a core are both busy. An idle guest's timers need only a few per cent.
 BUSY_RATIO: Final = 0.5
 
 _DIRTY_RATE_MEASURED: Final = 2  # virDomainDirtyRateStatus
@@ -67,7 +68,7 @@ _NET_SUMS: Final = {
     "net_rx_drop": "rx.drop",
     "net_tx_drop": "tx.drop",
 }
-# Each column is the sum of these over all vCPUs.
+# Each column is the sum of these statistics over all vCPUs.
 _KVM_SUMS: Final = {
     "kvm_exits": ("exits.sum",),
     "kvm_irq_injections": ("irq_injections.sum",),
@@ -76,13 +77,14 @@ _KVM_SUMS: Final = {
 
 
 _DEVICE_SUMS: Final = {"block": _BLOCK_SUMS, "net": _NET_SUMS}
-# Longer than any job that blocks a monitor; after it a device counts as one without counters.
+# A counter that a device has not reported for this long counts as one that it does not have. No job
+# blocks a monitor for as long.
 _UNTOLD_NS: Final = 120_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One VM's statistics as libvirt returned them; `job_active` None was not queried."""
+    """One VM's statistics as libvirt returned them; `job_active` is None if it was not queried."""
 
     vm: bytes
     instance: int
@@ -94,8 +96,8 @@ class Reading:
 class VcpuTimes:
     """Times of one sample from which the next one computes how busy each vCPU was.
 
-    A time counts how long a vCPU ran or waited for a core: where four threads share a core, a
-    spinning vCPU runs for a quarter of the time.
+    Such a time is how long a vCPU ran or waited for a core. Where four threads share a core, a
+    spinning vCPU runs only for a quarter of the time, but waits for the rest.
     """
 
     instance: int
@@ -110,8 +112,8 @@ def instance_of(*, host_mark: int, domain_id: int) -> int:
 
     libvirt numbers the VMs it starts from 1, again after each boot of the node, and each libvirtd
     separately; the mark of host and boot distinguishes them. A reset keeps the number. A number can
-    return only if the VM started last is stopped, libvirtd restarted and the same VM started first:
-    its counters then restart, which is an epoch too.
+    occur again only if the VM that was started last is stopped, libvirtd is restarted, and the same
+    VM is the first to start. Then its counters restart, which starts a new epoch too.
     """
     return (host_mark + domain_id) % 2**32
 
@@ -123,14 +125,14 @@ def host_mark(*, host_uuid: str, boot_id: str) -> int:
 
 
 def monitor_answered(stats: Stats) -> bool:
-    """Return whether qemu's monitor answered, or libvirt returned only its own values."""
+    """Return whether qemu's monitor answered; if not, libvirt returned only its own values."""
     return "balloon.rss" in stats or "dirtyrate.calc_status" in stats or "block.0.rd.reqs" in stats
 
 
 def decode(
     readings: Sequence[Reading], previous: Mapping[bytes, VcpuTimes], *, mono_ns: int
 ) -> tuple[VmRows, dict[bytes, VcpuTimes]]:
-    """Return the rows of these readings, and the `previous` of the next call.
+    """Return the rows of these readings, and the argument `previous` for the next call.
 
     Parameters
     ----------
@@ -173,7 +175,7 @@ def decode(
 
 
 def _vcpus_wanted(stats: Stats) -> dict[int, int]:
-    """Return for how many ns each vCPU ran or waited for a core, in whole quanta."""
+    """Return for how many ns each vCPU ran or waited for a core, in multiples of `QUANTUM_NS`."""
     delays = vcpu_delays(stats)
     return {
         number: (time_ns + delays.get(number, 0)) // QUANTUM_NS * QUANTUM_NS
@@ -185,18 +187,18 @@ def _vcpus_wanted(stats: Stats) -> dict[int, int]:
 def _vcpus_reported(stats: Stats, times: VcpuTimes) -> Mapping[int, int]:
     """Return the times that can prove that a vCPU is idle; none where delays are not reported.
 
-    Ticks alone may not change for a minute while a guest lives.
+    Without the delay, the time of a vCPU may not change for a minute although the guest is alive.
     """
     return times.times_ns if vcpu_delays(stats).keys() == times.times_ns.keys() else {}
 
 
 def _reported_ns(reading: Reading, before: VcpuTimes | None, mono_ns: int) -> dict[str, int]:
-    """Return when each present device last reported each counter, without those that never did.
+    """Return when each present device last reported each counter; unreported ones are absent.
 
     libvirt omits the counters of a card whose tap cannot be read, of a disk whose monitor is busy,
-    and any single counter that it cannot know: such a device makes that sum unknown. A counter that
-    is not reported for long (a drive without a medium) no longer counts, and the device set
-    changes.
+    and any single counter that it cannot know. Then the sum over the devices is unknown. A counter
+    that has not been reported for `_UNTOLD_NS` (a drive without a medium) is no longer part of the
+    sum, and the device set changes.
     """
     stats = reading.stats
     known = before.reported_ns if before is not None and before.instance == reading.instance else {}
@@ -284,7 +286,7 @@ def plain_counter(stats: Stats, field: str) -> int | None:
 
 
 def balloon_last_update_s(stats: Stats) -> int | None:
-    """Return when the guest last reported its memory, in s since the epoch; None is never."""
+    """Return when the guest last reported its memory, in s since the epoch; None if never."""
     # libvirt reports 0 before the first report.
     return _counter(stats.get("balloon.last-update")) or None
 
@@ -333,9 +335,9 @@ def _gauges(stats: Stats, ratios: Sequence[float]) -> Iterator[tuple[str, float]
 
 
 def _busy_ratios(now: VcpuTimes, before: VcpuTimes | None) -> list[float]:
-    """Return the share of a core that each vCPU needed since `before`; empty is unknown.
+    """Return the share of a core that each vCPU needed since `before`; empty if it is unknown.
 
-    Another run, or a vCPU whose time decreased, has no interval.
+    It is unknown if the VM was started again, or if the time of a vCPU decreased.
     """
     if before is None or before.instance != now.instance or now.mono_ns <= before.mono_ns:
         return []
@@ -358,9 +360,9 @@ def _vcpu_field(stats: Stats, field: str, *, flags: bool = False) -> Iterator[tu
 
 
 def _vcpu_total(stats: Stats, fields: Sequence[str]) -> int | None:
-    """Return counters summed over all vCPUs, None where a running one lacks one of them.
+    """Return counters summed over all vCPUs; None if a plugged-in vCPU lacks one of them.
 
-    A sum without one vCPU would look as if the others had decreased.
+    A sum that omits one vCPU would look as if the counter had decreased.
     """
     running = len(vcpu_times(stats))
     values = [[value for _, value in _vcpu_field(stats, field)] for field in fields]
@@ -383,7 +385,7 @@ def _device_total(stats: Stats, group: str, field: str) -> int | None:
 def _counter(value: StatValue | None) -> int | None:
     """Return an unsigned 64-bit integer; any other value is not a measurement.
 
-    libvirt reports -1 for a value that a device does not count, and guests write their own balloon
+    libvirt reports -1 for a value that a device does not count, and a guest can report any balloon
     statistics.
     """
     if isinstance(value, bool) or not isinstance(value, int):

@@ -26,7 +26,7 @@ from flatline.engine.errors import ActionRefused, HypervisorUnreachable
 # Pools whose volumes are files of a folder; other kinds name and create volumes differently.
 _FOLDER_KINDS: Final = frozenset({"dir", "fs", "netfs"})
 _POLL_S: Final = 0.25
-# A completely full file system stops every other VM that uses it.
+# Share of the target file system that must stay free: a full one stops every VM that uses it.
 _SPARE_RATIO: Final = 0.05
 
 
@@ -47,7 +47,7 @@ def disk_of(xml: str, device: str) -> Disk:
     Raises
     ------
     ActionRefused
-        There is none, or its kind cannot be moved.
+        The VM has no such disk, or a disk of this kind cannot be moved.
     """
     for disk in ElementTree.fromstring(xml).findall("devices/disk"):
         target, source = disk.find("target"), disk.find("source")
@@ -156,8 +156,8 @@ class DiskMove:
                     f"the copy of disk {disk.device} failed. The VM still uses its old disk. The "
                     f"incomplete copy is {goal}"
                 )
-            # Check the deadline first: after a long silence of libvirtd the result was reported as
-            # unknown, and no pivot may follow that.
+            # Check the deadline first. After a long silence of libvirtd the caller has reported the
+            # result as unknown, and then no pivot may follow.
             if time.monotonic() > deadline:
                 self._give_up(domain, disk, goal)
             if now.ready:
@@ -186,7 +186,7 @@ def end_left_copy(
     pool: str,
     library: Library,
 ) -> None:
-    """Cancel the copy of a disk whose agent died; return if the VM already runs on the copy.
+    """Cancel a disk copy that an earlier run of the agent began; return if the VM already uses it.
 
     Parameters
     ----------

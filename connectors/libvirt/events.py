@@ -1,7 +1,7 @@
 """Convert libvirt's callbacks into events, and queue them for the collector.
 
-The numbers are libvirt's ABI (libvirt-domain.h). Events are hints: libvirt does not repeat events
-of a time without connection, so rows carry the state as well.
+The numbers are libvirt's ABI (libvirt-domain.h). Events can be lost: libvirt does not repeat those
+that occurred while there was no connection. So the rows of VMs carry the state as well.
 """
 
 import threading
@@ -15,7 +15,7 @@ from flatline.connectors.libvirt.binding import Connection, Domain
 from flatline.engine.wire.frame import Event
 
 # Enough for every VM of a full node to crash, restart and report five times between two samples.
-# Beyond that the oldest are dropped, since the latest describe the current state.
+# If more events arrive, the oldest are dropped, since the latest describe the current state.
 QUEUE_EVENTS: Final = 2048
 
 # virDomainEventID
@@ -26,8 +26,8 @@ _IO_ERROR_REASON: Final = 6
 _AGENT_LIFECYCLE: Final = 18
 _JOB_COMPLETED: Final = 21
 
-# virDomainEventType, then its detail: kind and meaning of the detail. Definitions come and go (0,
-# 1) without an effect on the VM.
+# By virDomainEventType: the kind, and the meanings of the detail by its number. Types 0 and 1 (a VM
+# was defined or undefined) are absent, since they have no effect on the VM.
 _LIFECYCLE_KINDS: Final[Mapping[int, tuple[str, tuple[str, ...]]]] = {
     2: ("started", ("booted", "migrated", "restored", "from_snapshot", "wakeup")),
     3: (
@@ -125,7 +125,7 @@ class EventQueue:
     """
 
     def __init__(self, *, room: int = QUEUE_EVENTS) -> None:
-        # Counters alone would repeat after a restart of the collector.
+        # Part of every event id: a counter alone would repeat after a restart of the collector.
         self._run = uuid.uuid4().hex[:12]
         self._numbers = 0
         self._room = room
@@ -168,9 +168,9 @@ class EventQueue:
 
 
 def register(connection: Connection, queue: Hearer) -> list[int]:
-    """Register the queue for libvirt's events; return the argument of `unregister`.
+    """Register the queue for libvirt's events; return the numbers of the callbacks.
 
-    Callbacks run in libvirt's event loop: they append and return.
+    The callbacks run in libvirt's event loop, so they only add an event to the queue.
     """
     callbacks: dict[int, Callable[..., None]] = {
         _LIFECYCLE: lambda _c, domain, event, detail, _o: _on_lifecycle(

@@ -1,7 +1,7 @@
 """Record the state of a VM before an action, as far as possible within seconds.
 
-Each part is recorded separately and kept as soon as it is read, cheapest first, so that the console
-is saved even if the monitor of the qemu hangs. A missing part is listed with the reason.
+Each part is collected separately and kept as soon as it is read, the cheapest first. So the console
+is saved even if qemu's monitor hangs. A missing part is listed with the reason.
 """
 
 import asyncio
@@ -32,16 +32,17 @@ from flatline.connectors.libvirt.node import NodeReader
 from flatline.connectors.libvirt.polling import NOWAIT, STATS
 from flatline.engine.errors import EvidenceUnsaved, HypervisorUnreachable, StateUnwritable
 
-# A dead VM waits for its reset meanwhile; later parts are not worth the delay.
+# A dead VM waits for its reset while evidence is saved; more evidence is not worth more delay.
 SAVE_DEADLINE_S: Final = 5.0
-# The rest is for writing some MiB to disk, which takes far less than a second.
+# Limit for collecting. The rest of the 5 s is for writing a few MiB to disk, which takes far less
+# than a second.
 _GATHER_S: Final = 4.0
-# Samples of one boot show which counters change.
+# Several samples within one boot show which counters change.
 _SAMPLES: Final = 3
 _SAMPLE_GAP_S: Final = 1.0
 _TIDY_EVERY_S: Final = 3600.0
 
-# The last screens before a panic take some KiB; a console that repeats itself fills more.
+# The last screens before a panic take a few KiB; a console that repeats messages needs more.
 CONSOLE_TAIL_BYTES: Final = 256 * 1024
 # An uncompressed picture of 1920 × 1080 takes 6 MiB.
 SCREENSHOT_MAX_BYTES: Final = 8 * 2**20
@@ -71,12 +72,12 @@ class LibvirtEvidence:
         self._folder = EvidenceFolder(folder)
         self._uri = uri
         boot_id = (node if node is not None else NodeReader()).boot_id()
-        # Only the screenshot needs the right to change a VM.
+        # Not read-only: libvirt allows a screenshot only with the right to change a VM.
         self._link = Link(self._library, uri, read_only=False, boot_id=boot_id)
         self._tidying: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        """Start to delete expired evidence; the first VM's evidence connects."""
+        """Start to delete expired evidence regularly; the first `save` connects to libvirtd."""
         self._tidying = asyncio.get_running_loop().create_task(self._tidy(), name="evidence: tidy")
         return self
 
@@ -152,7 +153,7 @@ class Gathering:
         self._missing: dict[str, str] = {}
 
     def gather(self, connection: Connection, domain: Domain, library: Library) -> None:
-        """Collect every available part, those without need of the monitor first."""
+        """Collect every available part; those that do not need qemu's monitor come first."""
         xml = domain.XMLDesc()
         self._parts["domain.xml"] = xml.encode()
         steps: tuple[tuple[str, Callable[[], tuple[str, bytes]]], ...] = (
@@ -188,7 +189,7 @@ def console_tail(xml: str, *, most_bytes: int = CONSOLE_TAIL_BYTES) -> bytes:
     path = _console_file(xml)
     if path is None:
         raise ValueError("the serial port of the VM has no log file (<serial> has no <log>)")
-    # A pipe or a device in its place would block, and a link may point anywhere.
+    # The path may hold a pipe or a device, which must not block, or a link, which is not followed.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
         found = os.fstat(file.fileno())

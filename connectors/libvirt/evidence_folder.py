@@ -1,7 +1,7 @@
-"""The folder of evidence: one folder a bundle, limited in bytes and days, private to its owner.
+"""The folder of evidence: one folder per bundle, limited in bytes and days, readable by one user.
 
-A console or a screen may show secrets of the VM's owner. So no other user of the node may read it,
-and it is deleted after the days in which an operator may need it.
+A console or a screen may show secrets of the VM's owner. So only the user of the agent may read the
+evidence, and it is deleted after a week, the time in which an operator may need it.
 """
 
 import json
@@ -19,8 +19,8 @@ from flatline.engine.errors import StateUnwritable
 KEEP_S: Final = 7 * 86_400
 # Enough for a screenshot, the end of a console and samples; the rest is truncated.
 BUNDLE_MAX_BYTES: Final = 12 * 2**20
-# A node acts at most 2 times in 10 minutes; even in a week of storms this keeps the newest few
-# hundred bundles.
+# A node takes at most 2 actions in 10 minutes, which is 2,016 in a week. Of these, the newest 85
+# bundles are kept if all have the maximum size, and more if they are smaller.
 FOLDER_MAX_BYTES: Final = 2**30
 _ABOUT: Final = "about.json"
 
@@ -67,7 +67,8 @@ class EvidenceFolder:
     ) -> tuple[str, ...]:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._tidy()
-        # A step is taken once, so a bundle of this name is a retry for the same evidence.
+        # Each step of an incident is taken once, so an existing bundle of this name is from an
+        # earlier attempt to save the same evidence.
         path.mkdir(mode=0o700, exist_ok=True)
         left_bytes, cut = BUNDLE_MAX_BYTES, []
         for name, content in parts.items():

@@ -15,8 +15,8 @@ _REPORTS: Final[Mapping[str, GuestReport]] = {"panicked": "panicked", "watchdog"
 class Heard:
     """Stores events by VM; filled from libvirt's event loop, readable from any thread.
 
-    libvirt does not repeat events of a time without connection: a new connection clears all events
-    and counts as a boot of every VM.
+    libvirt does not repeat events that occurred while there was no connection. So a new connection
+    clears all events and counts as a boot of every VM.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Heard:
         vm
             UUID of the VM; an event without one is ignored.
         detail
-            Ignored; for the protocol `connectors.libvirt.events.Hearer`.
+            Ignored; the protocol `connectors.libvirt.events.Hearer` has this parameter.
         """
         if vm is None:
             return
@@ -67,6 +67,6 @@ class Heard:
             return self._boots.get(vm, self._since)
 
     def report(self, vm: bytes) -> tuple[GuestReport, int] | tuple[None, None]:
-        """Return the report of the guest's own device since its last boot, and its monotonic ns."""
+        """Return the guest's panic or watchdog report since its last boot, and its monotonic ns."""
         with self._guard:
             return self._reports.get(vm, (None, None))

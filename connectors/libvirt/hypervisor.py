@@ -43,8 +43,8 @@ class _InventoryCall:
 class LibvirtHypervisor:
     """A `Hypervisor` that cannot change anything: its connection is read-only.
 
-    Only VMs that run on the node are rows. A VM whose monitor does not answer keeps its row, with
-    the values that libvirt has itself; after 2 s it is listed as hung as well.
+    Only VMs that run on the node have rows. A VM whose monitor does not answer keeps its row, with
+    the values that libvirt has without the monitor. After 2 s it is listed as hung as well.
     """
 
     def __init__(
@@ -120,12 +120,12 @@ class LibvirtHypervisor:
         return self._queue.drain()
 
     async def inventory(self) -> tuple[InventoryItem, ...]:
-        """Return the definition of each running VM; the last known one if it cannot be read.
+        """Return the definition of each running VM; the last known one if libvirt is too slow.
 
         Raises
         ------
         HypervisorUnreachable
-            There is no connection.
+            There is no connection, or libvirt reported an error.
         """
         session = await self._link.session()
         if self._inventory is None or not self._inventory.call.waits:
@@ -174,7 +174,7 @@ class LibvirtHypervisor:
             try:
                 self._pools = call.result()
             except self._library.libvirtError:
-                self._pools = ()  # not measured is better than an hour old
+                self._pools = ()  # no values are better than old ones
         if call is None or (not call.waits and call.waited_s() >= POOLS_EVERY_S):
             self._pools_call = session.start(self._read_pools, name="libvirt-pools")
         return self._pools
@@ -210,7 +210,7 @@ class LibvirtHypervisor:
 
 
 def _file_system(folder: str | None) -> tuple[int, int] | None:
-    """Return capacity and free bytes of the file system at a pool's folder, None if hidden."""
+    """Return capacity and free bytes of a pool's file system; None if they cannot be read."""
     if folder is None:
         return None
     try:

@@ -1,8 +1,8 @@
 """Read the properties of a VM and the location of a storage pool from their XML definitions.
 
-libvirtd wrote the XML and checked it against its schema, without a document type: entities and
-external references, against which defusedxml guards, cannot occur. Forging it requires access to
-libvirtd's socket, and thus control of every VM.
+libvirtd wrote the XML and checked it against its schema, without a document type. So entities and
+external references, against which defusedxml protects, cannot occur. A forger would need access to
+libvirtd's socket, and with that access already controls every VM.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -287,7 +287,7 @@ def _nics(domain: ElementTree.Element) -> dict[str, str]:
 def _has_panic_device(domain: ElementTree.Element) -> bool:
     if domain.find("devices/panic") is not None:
         return True
-    # Before libvirt 9.1 the PCI device could only be passed to qemu by hand.
+    # Before libvirt 9.1 a PCI panic device could only be added with arguments for qemu.
     arguments = domain.findall(f"{{{_QEMU}}}commandline/{{{_QEMU}}}arg")
     return any(argument.get("value", "").startswith("pvpanic") for argument in arguments)
 

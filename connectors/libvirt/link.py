@@ -1,7 +1,7 @@
 """The connections to a libvirtd: one for events, and one for each running call.
 
-A connection never carries two calls at the same time. Where one call is stuck, libvirt 9.0's client
-sometimes fails to wake the thread of a second one on the same connection, until a keepalive passes
+A connection never carries two calls at the same time. While one call is stuck, libvirt 9.0's client
+sometimes does not wake the thread of a second call on the same connection until the next keepalive,
 5 s later (measured: 3 of 77 calls that directly followed another; none of 211 on separate
 connections).
 """
@@ -26,8 +26,8 @@ T = TypeVar("T")
 # would leave a node unobserved for half a minute.
 KEEPALIVE_S: Final = 5
 KEEPALIVE_COUNT: Final = 3
-# Connecting takes ms. The first connection after libvirtd's start waits until it has probed the
-# capabilities of every qemu binary (8 s): the attempt continues, but a sample waits no longer.
+# Connecting takes a few ms. After its start libvirtd first probes the capabilities of every qemu
+# binary (8 s). The attempt to connect continues meanwhile, but a sample waits only this long.
 OPEN_DEADLINE_S: Final = 4.0
 # A node should be observed again within 30 s of its libvirtd's return. A refused connection is
 # cheap, so 10 s between two attempts is enough.
@@ -39,7 +39,7 @@ _CLOSE_REASONS: Final = ("error", "libvirtd closed it", "keepalive timed out", "
 
 
 class Session:
-    """A libvirtd while it is reachable.
+    """The connections to a libvirtd while it is reachable.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class Session:
         self._guard = threading.Lock()
 
     def start(self, work: Callable[[Connection], T], *, name: str) -> Call[T]:
-        """Start a blocking call on a connection of its own."""
+        """Start a blocking call on a connection that no other call uses meanwhile."""
         return Call(partial(self._work, work), name=name)
 
     def close(self) -> None:
@@ -71,7 +71,7 @@ class Session:
         with self._guard:
             self._over = True
             idle, self._idle = self._idle, []
-        # On a dead connection each step may fail, and the next one must still run.
+        # On a dead connection each step may fail, and the next step must still run.
         steps: list[Callable[[], object]] = [
             partial(self.listener.domainEventDeregisterAny, number) for number in self.callbacks
         ]
@@ -153,7 +153,7 @@ class Link:
             self._opening = Call(self._open, name="libvirt-open")
         opening = self._opening
         if await first_returned([opening], patience_s=OPEN_DEADLINE_S) is None:
-            # Two parallel attempts would only wait for the same.
+            # The attempt continues: a second one would only wait for the same answer.
             self._note_lost("the connection request has no answer yet")
             raise HypervisorUnreachable(
                 f"libvirtd at {self._uri} has not answered the connection request. Still waiting"

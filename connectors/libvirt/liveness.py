@@ -38,22 +38,22 @@ from flatline.engine.preflight_data import ObservedGuest, Sign, moved
 
 T = TypeVar("T")
 
-# virDomainStatsTypes: vCPUs, cards and disks. A qemu whose monitor hangs blocks the first query;
-# later ones skip it (`connectors.libvirt.polling`) and then contain no disks of its guest.
+# virDomainStatsTypes: vCPUs, cards and disks. A qemu whose monitor hangs blocks the first query.
+# Later queries skip it (`connectors.libvirt.polling`), so they contain no disks of its guest.
 _WATCHED: Final = 8 | 16 | 32
-# A node of 200 VMs takes 0.1 s; this also suffices for a busy one.
+# The VMs of a node with 200 VMs are read in 0.1 s; this limit also suffices for a busy node.
 _ROSTER_S: Final = 10.0
 _QUESTION_S: Final = 5.0
-# virErrorNumber of an agent that does not answer, and the prefix of libvirt's message for an agent
-# that answered that it does not know or may not execute the command.
+# virErrorNumber if the guest agent does not answer. The text is the prefix of libvirt's message if
+# the agent does answer, but does not know the command or may not execute it.
 _AGENT_UNRESPONSIVE: Final = 86
 _AGENT_SAID: Final = "unable to execute QEMU agent command"
-# An agent answers in 50 ms. libvirt first allows an agent that is out of sync 5 s.
+# An agent answers in 50 ms. If the agent is out of sync, libvirt first waits up to 5 s for it.
 _AGENT_S: Final = 4
-# /proc also lists the kernel's neighbours, where libvirt's own method is not available.
+# The kernel's ARP table, which is read as well, since libvirt's query of it may be unavailable.
 _NEIGHBOURS: Final = Path("/proc/net/arp")
 _MAX_ADDRESSES: Final = 8
-# A panic's line is before its stack and registers, some KiB from the end.
+# The message of a panic is before its stack and registers, a few KiB from the end.
 _CONSOLE_BYTES: Final = 16 * 1024
 
 
@@ -61,7 +61,7 @@ class Ping(Protocol):
     """Pings a VM's guest agent, as `connectors.libvirt.binding.ping_agent` does."""
 
     def __call__(self, domain: Domain, *, within_s: int) -> object:
-        """Return once it has answered; a libvirtError means that it has not."""
+        """Return once the agent has answered; libvirtError means no answer, or an error from it."""
         ...
 
 
@@ -126,7 +126,7 @@ class LibvirtLiveness:
             marks = read_watched(domain.XMLDesc())
             run = instance(domain, host_mark=mark)
         except self._library.libvirtError:
-            return None  # it has ended since
+            return None  # the VM has ended since
         if not marks.actionable:
             return None
         times, delays = vcpu_times(stats), vcpu_delays(stats)
@@ -175,7 +175,7 @@ class LibvirtLiveness:
     async def ping_agent(self, vm: bytes, *, within_s: float) -> Sign:
         """Ping the agent: any answer counts, a refusal as well.
 
-        If libvirt itself takes longer than the agent may, the result is unknown.
+        If libvirt itself does not return within `within_s`, the result is unknown.
         """
 
         def ask(connection: Connection, _mark: int) -> Sign:
@@ -261,7 +261,7 @@ def read_neighbours(text: str) -> list[tuple[str, str]]:
 
 
 def _usable(text: str) -> str:
-    """Return an address that can be looked up among the neighbours, empty if it is invalid."""
+    """Return the address in `text`; empty if it is invalid or cannot belong to a single guest."""
     try:
         address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:

@@ -1,7 +1,7 @@
-"""Watch a live migration: abort one that stalls or takes too long, and find one again.
+"""Watch a live migration: abort it if it stalls or takes too long; find it after a restart.
 
-libvirtd runs the migration. It continues when the requesting process dies, so the next process
-reads the result from both nodes.
+libvirtd runs the migration, which continues when the requesting process dies. So the process that
+follows reads the result from both nodes.
 """
 
 import asyncio
@@ -27,7 +27,8 @@ from flatline.engine.errors import ActionRefused, HypervisorUnreachable
 # Interval of the checks; libvirt's statistics change with each pass.
 EVERY_S: Final = 1.0
 _ASK_S: Final = 3.0
-# An abort takes effect within a second; one that waits for a hung target ends with its keepalive.
+# An abort takes effect within a second. If the target hangs, it takes effect when the keepalive to
+# the target fails.
 _ABORT_S: Final = 35.0
 
 
@@ -37,7 +38,7 @@ class MigrationProgress:
     Attributes
     ----------
     gave_up
-        Why it was aborted, None while it was not.
+        Why the migration was aborted, None if it was not.
     """
 
     def __init__(self, library: Library, vm: bytes, *, within_s: float) -> None:
@@ -58,7 +59,7 @@ class MigrationProgress:
         return True
 
     async def goes_on(self, session: Session, stats: Stats | None) -> bool:
-        """Abort the migration if it is due, and return whether a result can still be awaited."""
+        """Abort the migration if that is due; return whether its result can still be awaited."""
         if self._aborted_s is not None:
             return time.monotonic() - self._aborted_s < _ABORT_S
         self._progress = self._progress.seen(stats or {})
@@ -82,7 +83,7 @@ class MigrationProgress:
         try:
             return call.result()
         except self._library.libvirtError:
-            return None  # over, or gone: the migrating call has the result
+            return None  # the job is over or the VM is gone: the migrating call has the result
 
     def _abort(self, connection: Connection) -> None:
         connection.lookupByUUID(self._vm).abortJob()
@@ -130,7 +131,7 @@ async def found_again(
 
 
 async def _place(link: Link, library: Library, vm: bytes, watch: MigrationProgress) -> Place:
-    """Return where the VM is as seen from this node, and let the watch decide on its job."""
+    """Return where this node sees the VM; let `watch` abort a running migration if that is due."""
     try:
         session = await link.session()
     except HypervisorUnreachable:
@@ -145,7 +146,7 @@ async def _place(link: Link, library: Library, vm: bytes, watch: MigrationProgre
     if stats.get("operation") == JOB_MIGRATION_OUT and stats.get("type") not in JOB_IDLE:
         await watch.goes_on(session, stats)
         return "migrates"
-    # At the end it is paused here for some moments, until the target reports that it runs.
+    # At the end of a migration the VM is paused here until the target reports that it runs.
     return "here" if state == STATE_RUNNING else "gone" if state == STATE_SHUT_OFF else "unseen"
 
 

@@ -67,7 +67,7 @@ class NodeReader:
         try:
             return (self._proc / name).read_text()
         except OSError:
-            return ""  # the kernel keeps no pressure (psi=0) or hides it: not measured
+            return ""  # the kernel keeps no pressure (psi=0) or hides it: then it is not measured
 
 
 def gauges_between(before: NodeTotals | None, now: NodeTotals) -> dict[str, float]:

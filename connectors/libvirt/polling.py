@@ -1,10 +1,10 @@
-"""Poll all VMs in one bulk call, and reach the others when one of them blocks it.
+"""Poll all VMs in one bulk call; if one VM blocks it, poll the other VMs in a second call.
 
 Behaviour of libvirt 9.0 when a qemu does not answer its monitor (measured, SIGSTOP): the first bulk
-call takes that VM's job and waits while qemu is silent, with or without NOWAIT. A second one with
-NOWAIT skips the VM, because its job is taken, and returns immediately with libvirt's own values. So
-a late call is left waiting and a second one is started in parallel: the first hung VM blocks one
-thread, the second another one, and none blocks a third.
+call takes that VM's job and waits while qemu is silent, with or without NOWAIT. A second call with
+NOWAIT skips the VM, because its job is taken, and returns immediately, with libvirt's own values of
+that VM. So a late call is left waiting and a second call is started in parallel. Each hung VM
+blocks one thread, and not more.
 """
 
 import contextlib
@@ -32,12 +32,12 @@ NOWAIT: Final = 1 << 29
 class Patience:
     """Time limits of a poll."""
 
-    # A bulk call takes 20 to 50 ms; ten times that is late, and a second parallel call keeps the
-    # other VMs' interval within a second. Each further call waits twice as long, so that a node
-    # that is slow because it is busy is not polled ten times.
+    # A bulk call takes 20 to 50 ms, so a call that takes ten times as long is late. A second call
+    # in parallel keeps the interval of the other VMs within a second. The wait before each further
+    # call doubles, so that a node that is only busy is not polled ten times.
     second_call_s: float = 0.5
-    # At the end of a migration libvirt was measured to hold the VM's lock for 1.64 s. Less than 2 s
-    # would give false alarms, and twice that leaves a margin for a busy node.
+    # At the end of a migration libvirt was measured to hold the VM's lock for 1.64 s. A limit below
+    # 2 s would give false alarms; 4 s leave a margin for a busy node.
     answer_s: float = 4.0
     # A monitor that is silent for longer than the end of a migration is reported as hung.
     hung_s: float = 2.0
@@ -46,8 +46,8 @@ class Patience:
     silence_s: float = 30.0
 
 
-# Each stuck call blocks one of libvirtd's 20 workers (max_workers), which it shares with other
-# managers of VMs on the node.
+# Each stuck call blocks one of libvirtd's 20 workers (max_workers). Other programs that manage VMs
+# on the node need these workers as well.
 MAX_STUCK: Final = 4
 
 
@@ -61,7 +61,7 @@ class Poll:
 
 
 class Poller:
-    """Polls one session after the other; remembers calls that were never answered."""
+    """Polls the session that each call passes; remembers calls that libvirtd never answered."""
 
     def __init__(self, library: Library, *, patience: Patience) -> None:
         self._library = library
@@ -80,10 +80,11 @@ class Poller:
         HypervisorUnreachable
             No call returned in time.
         HypervisorStuck
-            More calls are stuck than this process may cost libvirtd; only a new process helps.
+            More calls are stuck than this process may cause, or libvirtd has been silent for too
+            long; only a new process helps.
         """
         if session is not self._session:
-            # Calls and VMs of the last connection ended with it.
+            # The calls of the previous session ended with it.
             self._session, self._last = session, None
             self._waiting, self._unanswered = [], []
         earlier = [call for call in self._still_waiting() if call not in self._unanswered]
@@ -111,12 +112,12 @@ class Poller:
             late_s *= 2
 
     def _no_answer(self, earlier: Sequence[Call[Poll]]) -> HypervisorError:
-        """Distinguish a silent libvirtd from one silent VM too many.
+        """Return the error for a silent libvirtd, or for too many VMs that block calls.
 
         Parameters
         ----------
         earlier
-            Calls that were already stuck while others were answered.
+            Calls that were already stuck while libvirtd answered other calls.
         """
         stuck = len(self._still_waiting())
         silent_s = (time.monotonic_ns() - self._silent_since_ns) / 1e9
@@ -150,7 +151,10 @@ class Poller:
         return call
 
     def _with_job(self) -> frozenset[bytes]:
-        """Return the VMs with a job: the end of a migration holds the lock that NOWAIT takes."""
+        """Return the VMs with a job.
+
+        At the end of a migration libvirt locks the VM, and even a call with NOWAIT waits for it.
+        """
         readings = self._last.readings if self._last is not None else ()
         return frozenset(reading.vm for reading in readings if reading.job_active)
 
@@ -168,7 +172,7 @@ class Poller:
     def _poll_others(
         self, connection: Connection, host_mark: int, last: Poll, busy: frozenset[bytes]
     ) -> Poll:
-        """Poll the VMs of the last poll without the busy ones, which become rows of unknowns."""
+        """Poll the VMs of the last poll except the busy ones; all values of these are unknown."""
         others = []
         for reading in last.readings:
             if reading.vm not in busy:
@@ -181,8 +185,8 @@ class Poller:
         return _ordered(mono_ns, wall_ns, readings)
 
     def _job_active(self, domain: Domain, reading: Reading) -> bool | None:
-        # One query a VM and 0.1 ms: bulk statistics do not contain it. It waits for any holder of
-        # the VM, so it runs only where the monitor has just answered.
+        # Bulk statistics do not contain the job, so this takes one query per VM, of 0.1 ms. The
+        # query waits while another call holds the VM, so it runs only if the monitor has answered.
         if not monitor_answered(reading.stats):
             return None
         try:

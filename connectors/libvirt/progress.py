@@ -1,8 +1,9 @@
 """Detect whether a live migration converges, from libvirt's statistics of its memory passes.
 
-A migration copies all memory, then again the memory written meanwhile, and so on. It ends when the
-rest fits into the permitted downtime of the VM. A guest that writes faster than the network
-transmits never converges, and each pass slows it down without benefit.
+A migration copies all memory in a first pass, and in each further pass the memory written during
+the previous one. It ends when the rest can be sent within the permitted downtime of the VM. If the
+guest writes faster than the network transmits, the migration never converges, and each pass only
+slows the guest down.
 """
 
 from dataclasses import dataclass, replace
@@ -10,10 +11,12 @@ from typing import Final, Self
 
 from flatline.connectors.libvirt.binding import Stats
 
-# The start of a pass must fall by a tenth to count as progress: less is noise.
+# A pass counts as progress if the memory left at its start is a tenth below the best so far.
+# Smaller differences are noise.
 _IMPROVED_RATIO: Final = 0.9
-# On a fast network a pass takes a fraction of a second, and a burst of writes lasts longer; on a
-# slow one a pass takes minutes, and a single pass without improvement shows little.
+# A migration stalls if this many passes and this much time brought no progress. On a fast network a
+# pass is shorter than a burst of writes, so passes alone show little. On a slow network a pass
+# takes minutes, so time alone shows little.
 PASSES: Final = 3
 PATIENCE_S: Final = 20.0
 
@@ -27,9 +30,10 @@ class Progress:
     number
         The last observed pass over memory; 0 is none yet.
     best_bytes, best_s, best_number
-        The smallest remainder at the start of a pass, its time, and its pass.
+        The memory left at the start of the last pass that counted as progress; time and number of
+        that pass.
     left_bytes
-        The remainder at the start of the newest pass.
+        The memory left at the start of the newest pass.
     at_s
         Time of the newest statistics, in seconds since the migration began.
     """
@@ -65,7 +69,7 @@ class Progress:
 
     @property
     def stalled(self) -> bool:
-        """Whether passes and time have gone by without one that began with clearly less."""
+        """Whether `PASSES` passes and `PATIENCE_S` seconds have brought no progress."""
         return self.number - self.best_number >= PASSES and self.at_s - self.best_s >= PATIENCE_S
 
     @property

@@ -1,4 +1,4 @@
-"""Decide, once, whether an action is sent or was withdrawn before."""
+"""Decide once whether an action is sent, or is withdrawn or too late."""
 
 import math
 import threading

@@ -33,7 +33,7 @@ def reset(domain: Domain, *, library: Library) -> None:
     Raises
     ------
     HypervisorUnreachable
-        It was reset, and its state after that is unknown.
+        The VM was reset, and its state after the reset is unknown.
     """
     had_crashed = crashed(domain.state())
     domain.reset(0)
@@ -48,14 +48,14 @@ def reset(domain: Domain, *, library: Library) -> None:
 
 
 def finish(domain: Domain, *, library: Library) -> None:
-    """Resume a VM that a reset has left paused, and no other one.
+    """Resume a VM that a reset has left paused; refuse a VM in any other state.
 
     Raises
     ------
     ActionRefused
-        It is not in that state.
+        No reset has left the VM paused.
     HypervisorUnreachable
-        It is still paused.
+        The VM is still paused.
     """
     state = domain.state()
     if not was_reset(state):
@@ -70,7 +70,7 @@ def _resume(domain: Domain, *, library: Library) -> None:
         domain.resume()
     except library.libvirtError as error:
         if not crashed(domain.state()):
-            return  # it runs: another client, or libvirt itself, was faster
+            return  # the VM runs: another client, or libvirt itself, has resumed it
         raise HypervisorUnreachable(
             f"the VM was reset but stays paused, because the resume failed: {error}"
         ) from error

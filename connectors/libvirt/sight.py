@@ -1,4 +1,4 @@
-"""The state of one VM for the agent, from libvirt and the events of this connection."""
+"""Read the state of one VM for the agent, from libvirt and from the events of this connection."""
 
 import time
 from typing import Final
@@ -26,9 +26,9 @@ from flatline.engine.errors import VmNotFound
 from flatline.engine.preflight_data import PreflightSample, StateReason
 from flatline.engine.wire.metrics import VM_STATES
 
-# NOWAIT does not wait for the holder of a VM: the collector's poll, a screenshot and the end of a
-# copy hold it for some 10 ms each, ten times that on a busy node. Half a second distinguishes them
-# from a hung monitor, and leaves the preflight check most of its deadline.
+# A call with NOWAIT does not wait while another call holds the VM. The collector's poll, a
+# screenshot or the end of a copy holds a VM for some 10 ms, ten times as long on a busy node. With
+# retries for half a second these differ from a hung monitor; the sample may take 3 s.
 _HELD_TRIES: Final = 5
 _HELD_PAUSE_S: Final = 0.1
 
@@ -49,7 +49,8 @@ def see(
     domain, stats, mono_ns = _statistics(connection, domain, uri=uri)
     job = False
     if monitor_answered(stats):
-        # Only now: this query waits for any holder of the VM, and fails if the VM is off.
+        # Query the job only after the monitor has answered: this query waits while another call
+        # holds the VM, and fails if the VM is off.
         job = domain.jobInfo()[0] not in JOB_IDLE
         domain, stats, mono_ns = _statistics(connection, domain, uri=uri)
     wall_ms = time.time_ns() // 1_000_000
@@ -68,7 +69,7 @@ def see(
         state=VM_STATES[state if state is not None else 0],
         state_reason=_reason(state, reason),
         monitor_answered=answered,
-        # The holder of the monitor may be changing the VM.
+        # If the monitor does not answer, a job may be running, so the value is unknown.
         job_active=job or definition.mirrored or (False if answered else None),
         boots_seen=heard.boots(vm),
         reported=reported,
@@ -101,14 +102,14 @@ def moment_ns() -> int:
 
 def instance(domain: Domain, *, host_mark: int) -> int:
     """Return the number of the VM's run for `engine.preflight_data.PreflightSample`."""
-    # A VM that does not run has the number -1.
+    # libvirt's number of a VM that does not run is -1.
     return instance_of(host_mark=host_mark, domain_id=max(0, domain.ID()))
 
 
 def _statistics(connection: Connection, domain: Domain, *, uri: str) -> tuple[Domain, Stats, int]:
     """Return libvirt's statistics of a VM and the time of the query (monotonic ns).
 
-    The query is repeated while another client only holds the monitor for a short time.
+    The query is repeated for half a second while another call holds the VM.
     """
     for pause_s in (*(_HELD_PAUSE_S,) * _HELD_TRIES, None):
         mono_ns = moment_ns()

@@ -1,8 +1,8 @@
 """One webhook, in the format of Alertmanager's webhooks (version 4).
 
 Receivers of pagers, chats and ticket systems support that format, so none of them needs an adapter
-here. Each call carries one alert, in its own group: receivers that group alerts keep VMs and
-incidents apart. No call reports that an alert has resolved.
+here. Each call carries one alert. Only alerts about the same incident share a group, so receivers
+that group alerts keep VMs and incidents apart. No call reports that an alert has resolved.
 """
 
 import asyncio
@@ -51,9 +51,10 @@ class Webhook:
         Raises
         ------
         NotifierUnreachable
-            No answer within 10 s, or an error of the receiver or a temporary one.
+            No answer within 10 s, an error of the receiver (5xx except 501 and 505), or a temporary
+            error (408, 425, 429).
         NotifierRefused
-            An error of the notice (4xx except 408, 425 and 429, or a redirect).
+            An error of the notice: any other 4xx, 501, 505, or a redirect.
         """
         await asyncio.to_thread(self._post, json.dumps(payload(notice)).encode())
 
@@ -67,7 +68,7 @@ class Webhook:
             with error:
                 status, asked = error.code, error.headers.get("Retry-After")
         except (OSError, ValueError, http.client.HTTPException) as error:
-            # The text of other errors than network errors contains the address or the token.
+            # Only network errors have a text that is safe: others contain the address or the token.
             said = str(error) if isinstance(error, OSError) else ""
             said = one_line(without_secrets(said, self._url, self._token))
             raise NotifierUnreachable(

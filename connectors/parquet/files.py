@@ -1,8 +1,8 @@
 """Layout and life cycle of the history's files.
 
-A measurement has a folder, with one folder for each hour (raw rows) or day (all others), which
-holds some files. A file appears complete, by a rename, and never changes. If several files hold the
-same row, the file whose name sorts last applies: it is the newest.
+Each measurement has a folder. It contains one folder per hour (raw rows) or per day (all others),
+and in these are the files. A rename makes a file visible when it is complete; it never changes. If
+several files hold the same row, the file whose name sorts last applies: it is the newest.
 
 Only files with names of this format are read. An unreadable file is set aside: it stays under a
 name that no reader opens, and its name is logged.
@@ -25,7 +25,7 @@ from flatline.engine.errors import HistoryUnreachable
 from flatline.engine.wire.limits import MAX_TIME_S
 from flatline.engine.wire.measurement import DAY_S, MEASUREMENTS, Bucket
 
-# An hour of raw rows of 1,000 VMs at 10 s takes 30 MB; a day of the others takes a few.
+# An hour of raw rows of 1,000 VMs at 10 s takes 30 MB; a day of the other rows takes a few MB.
 _PARTITION_S: Final[dict[Bucket, int]] = {"raw": 3600, "minute": DAY_S, "long": DAY_S}
 _ROWS: Final = ".parquet"
 _DAMAGED: Final = ".damaged"
@@ -110,7 +110,7 @@ class Files:
             path.rename(path.with_suffix(_DAMAGED))
             done = "was set aside"
         except FileNotFoundError:
-            return  # another process did, or the file was merged into a larger one
+            return  # another process set it aside, or it was merged into a larger file
         except OSError as error:
             done = f"is skipped, and cannot be renamed ({error.strerror})"
         _log.error(
@@ -159,7 +159,7 @@ class Files:
                 continue  # eight digits that are not a date
             if begin.timestamp() + length_s > before_s:
                 break
-            # A foreign file stays, with its folder: that is no reason to stop writing.
+            # A foreign file is kept, so its folder cannot be removed. That must not stop a write.
             with suppress(OSError):
                 for path in self._entries(folder):
                     if path.suffix in (_ROWS, _DAMAGED, _NEW) and path.is_file():
@@ -168,12 +168,12 @@ class Files:
 
 
 def require_writable(folder: Path) -> None:
-    """Make the history's folder, to detect a foreign one before the first row.
+    """Create the history's folder if absent, and check before the first row that it is writable.
 
     Raises
     ------
     HistoryUnreachable
-        It cannot be made, or belongs to another user.
+        The folder cannot be created or written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -19,13 +19,14 @@ from flatline.engine.ports import Answer, Clock, Query, RefusedRow
 from flatline.engine.wire.measurement import MEASUREMENTS, RETENTION_S, Bucket
 from flatline.engine.wire.points import MISSING, Points
 
-# A partition with more files is merged into one: each file costs a reader 0.2 ms.
+# If a partition has more files than this, they are merged: each file costs a reader 0.2 ms.
 _FILES_KEPT: Final = 24
-# Limit of remembered files with a time column: 24 in each hour or day of some measurements.
+# How many files are remembered as having a time column: enough for 24 files in each hour or day of
+# several measurements.
 _DATED_KEPT: Final = 100_000
-# A file may be merged into another before a reader opens it.
+# How often a query is tried: a file that it found may be merged into another before it is opened.
 _TRIES: Final = 5
-# Sorting an hour of raw rows takes less; without a limit DuckDB would take most of the machine.
+# Sorting an hour of raw rows needs less; without a limit DuckDB would use most of the memory.
 _MEMORY: Final = "512MB"
 # Temporary errors: a full or missing disk, memory, an interrupt. All others concern the rows.
 _PASSING: Final = (duckdb.OperationalError, duckdb.InternalError, duckdb.FatalException)
@@ -167,8 +168,8 @@ class ParquetHistory:
             files = tuple(path for path in files if path not in timeless)
             _copy(database, f"SELECT * FROM {source(measurement, [files])}", self._files, partition)
         except (duckdb.Error, HistoryUnreachable) as error:
-            # The rows are in their own files, so a merge can wait. An unreadable file must not make
-            # all later merges fail too.
+            # All rows are still in the files before the merge, so it can wait. But an unreadable
+            # file must be set aside, or all later merges would fail too.
             if not self._without_damaged(measurement, files):
                 _log.warning(
                     "Files of the history are not merged at present.", reason=str(error)[:300]
@@ -182,8 +183,8 @@ class ParquetHistory:
     ) -> set[Path]:
         """Set aside the files without a time column, and return them.
 
-        They do not disturb a reader: a query finds no time in their rows. Each file is checked
-        once, since it never changes.
+        A query does not detect such a file: its rows have no time, so the query only omits them.
+        Each file is checked once, since it never changes.
         """
         new = [path for path in files if path not in self._dated]
         if not new:
@@ -227,7 +228,7 @@ class ParquetHistory:
                     rows = database.execute(query).fetchall()
             except duckdb.Error as error:
                 files = [path for several in partitions for path in several]
-                # A missing file was merged meanwhile, so nothing is damaged.
+                # If a file is missing, it was merged meanwhile; then no file is tested for damage.
                 if all(path.exists() for path in files):
                     damaged |= self._without_damaged(one_query.measurement, files)
                 if attempt == _TRIES:
@@ -278,7 +279,7 @@ def _damage(measurement: str, path: Path) -> str:
 
 
 def _text(points: Points, row: int) -> bytes:
-    """Return a row's name for the record of rejected rows."""
+    """Return measurement, tags and time of a row, which identify it in the record of rejections."""
     tags = ",".join(f"{name}={texts[row]}" for name, texts in points.series.tags.items())
     return f"{points.measurement},{tags} {points.time_ns[row]}".encode(errors="replace")
 
@@ -335,7 +336,7 @@ def _table(
 def _without_empty_rows(
     measurement: str, table: dict[str, np.ndarray[Any, Any]]
 ) -> tuple[dict[str, np.ndarray[Any, Any]], np.ndarray[Any, Any]]:
-    """Remove rows without any known value, which no store keeps; return the others' indices too."""
+    """Remove rows without any known value, which no store keeps; return the indices of the rest."""
     known = np.zeros(len(table["time"]), np.bool_)
     for field in MEASUREMENTS[measurement].fields:
         column = table.get(field.name)

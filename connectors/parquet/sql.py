@@ -11,7 +11,7 @@ from flatline.engine.wire.points import tag_text
 
 _TYPES: Final = {"float": "DOUBLE", "integer": "BIGINT", "text": "VARCHAR"}
 _CALLS: Final = {
-    # A field without values has no count, as in InfluxQL.
+    # The count of a field without values is NULL and not 0, as in InfluxQL.
     "count": 'nullif(count("{field}"), 0)',
     "sum": 'sum("{field}")',
     "mean": 'avg("{field}")',
@@ -33,7 +33,7 @@ def columns(declared: Measurement) -> dict[str, str]:
 
 
 def source(measurement: str, partitions: Sequence[Sequence[Path]]) -> str:
-    """Return a table expression with every row of these partitions once."""
+    """Return a table expression that yields each row of these partitions exactly once."""
     declared = MEASUREMENTS[measurement]
     # Files of an older release lack columns declared since; their values are unknown.
     nothing = ", ".join(f'NULL::{kind} AS "{name}"' for name, kind in columns(declared).items())
@@ -49,8 +49,8 @@ def source(measurement: str, partitions: Sequence[Sequence[Path]]) -> str:
             f" row_number() OVER (PARTITION BY {key} ORDER BY filename DESC) = 1"
         )
     union = " UNION ALL BY NAME ".join(f"({part})" for part in parts)
-    # A foreign file may declare text where a number is expected; its rows must not count. Columns
-    # that the query does not use are not cast.
+    # A foreign file may declare text where a number is expected. If a text is not a number, its
+    # cast fails, and the file is set aside. Columns that the query does not use are not cast.
     cast = ", ".join(f'{_cast(name, kind)} AS "{name}"' for name, kind in columns(declared).items())
     return f"(SELECT * REPLACE ({cast}) FROM ({union}))"
 
@@ -64,7 +64,7 @@ def _cast(name: str, kind: str) -> str:
 def misfits(measurement: str, found: Mapping[str, str]) -> str:
     """Return the errors in the columns of a file, by name and type; empty if there are none.
 
-    A later release may have more columns, an earlier one fewer.
+    Additional and missing columns are no errors: a later release writes more, an earlier one fewer.
     """
     declared = columns(MEASUREMENTS[measurement])
     if "time" not in found:

@@ -1,8 +1,8 @@
-"""The two requests that every guest's network stack answers, byte by byte, and the answers.
+"""Build the two requests that every guest's network stack answers, and recognise the answers.
 
-ARP (RFC 826) as a probe (RFC 5227: no sender address), and neighbour solicitation (RFC 4861) as in
-duplicate address detection (RFC 4862: from the unspecified address). Neither leaves an entry in a
-guest's tables, and neither needs an address of the node in the guest's network.
+The requests are an ARP probe (RFC 826 and RFC 5227: no sender address) and a neighbour solicitation
+(RFC 4861) as in duplicate address detection (RFC 4862: from the unspecified address). Neither adds
+an entry to a guest's ARP or neighbour table, nor needs an address of the node in that network.
 """
 
 import ipaddress
@@ -20,7 +20,7 @@ _REQUEST, _REPLY = 1, 2
 _IPV6: Final = struct.Struct("!IHBB16s16s")
 _IPV6_VERSION: Final = 6 << 28
 _ICMPV6: Final = 58
-# Proves that no router has forwarded the packet.
+# The largest hop limit. Each router lowers it, so 255 proves that no router forwarded the packet.
 _HOPS: Final = 255
 # Type, code, checksum, reserved or flags, target.
 _NEIGHBOUR: Final = struct.Struct("!BBHI16s")
@@ -44,23 +44,23 @@ def mac_bytes(text: str) -> bytes:
 
 
 def solicitation(address: str, *, asked: bytes, own: bytes) -> tuple[int, bytes]:
-    """Return the EtherType and the frame that ask the card `asked` whether it has `address`."""
+    """Return the EtherType and the frame that ask whether the card `asked` has `address`."""
     target = ipaddress.ip_address(address)
     if target.version == 4:
         body = _ARP.pack(*_ARP_OF_ETHERNET, _REQUEST, own, _NOBODY_V4, bytes(6), target.packed)
-        # Unicast to the card: no other host is disturbed, and none may answer.
+        # Sent to the card's own MAC: no other host is disturbed or can answer.
         return ETH_ARP, _ETHERNET.pack(asked, own, ETH_ARP) + body
     group = _SOLICITED_NODE + target.packed[-3:]
     fields = (_SOLICITATION, 0, 0, 0, target.packed)
     checksum = _checksum(_NOBODY_V6, group, _NEIGHBOUR.pack(*fields))
     body = _NEIGHBOUR.pack(_SOLICITATION, 0, checksum, 0, target.packed)
     header = _IPV6.pack(_IPV6_VERSION, len(body), _ICMPV6, _HOPS, _NOBODY_V6, group)
-    # Stacks listen on the group's MAC; the frame itself goes to the card that owns the address.
+    # Sent to the multicast MAC of the address's group, on which the guest's stack listens.
     return ETH_IPV6, _ETHERNET.pack(b"\x33\x33" + group[-4:], own, ETH_IPV6) + header + body
 
 
 def answers(frame: bytes, address: str, *, asked: bytes) -> bool:
-    """Return whether a frame is the card's own statement that it has `address`."""
+    """Return whether the card `asked` sent the frame, and states in it that it has `address`."""
     target = ipaddress.ip_address(address)
     if len(frame) < _ETHERNET.size:
         return False

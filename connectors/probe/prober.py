@@ -15,13 +15,13 @@ from flatline.connectors.probe.packets import ETH_ARP, ETH_IPV6, answers, mac_by
 from flatline.engine.liveness_ports import ProbeAnswer
 from flatline.engine.preflight_data import Card
 
-# One probe may be lost, by a full queue or a busy guest; three in a row hardly.
+# A full queue or a busy guest may lose one probe; it is unlikely to lose three in succession.
 _TRIES: Final = 3
-# Pause between two probes: a guest on a busy node answers in some ms.
+# Pause between two probes: a guest answers within a few ms, even on a busy node.
 _PAUSE_S: Final = 0.4
-# Maximum of an Ethernet frame, with a tag and a margin.
+# Size of the receive buffer: more than an Ethernet frame of 1,500 bytes with a VLAN tag.
 _FRAME_BYTES: Final = 2048
-# A card with more addresses is probed at the first ones only.
+# Of a card with more addresses, only this many are probed: the first ones.
 _ADDRESSES: Final = 4
 _SO_ATTACH_FILTER: Final = 26
 
@@ -65,7 +65,7 @@ def open_socket(bridge: str, kind: int) -> socket.socket:
 
 
 def may_probe() -> str:
-    """Return why this process cannot probe at all, empty if it can."""
+    """Return why this process cannot probe at all; an empty string if it can."""
     try:
         socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0).close()
     except PermissionError:
@@ -133,7 +133,7 @@ class BridgeProber:
 
 
 async def _first(asking: Sequence[Coroutine[None, None, ProbeAnswer]]) -> ProbeAnswer:
-    """Return the first answer, or no answer once all were probed."""
+    """Return the first result `answered`; `silent` when all probes have ended without one."""
     tasks = {asyncio.ensure_future(one) for one in asking}
     try:
         for done in asyncio.as_completed(tasks):

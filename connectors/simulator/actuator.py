@@ -1,9 +1,9 @@
 """The agent's actuator on a simulated node, with the effects on a real guest.
 
-A reset boots the guest in any condition, and harms a healthy guest. A reboot needs a guest that
-reacts. A migration takes time, and a VM whose disk is stuck does not arrive.
+A reset boots the guest in any condition, and harms a healthy guest. A reboot works only if the
+guest reacts. A migration takes time, and a VM whose disk is stuck does not arrive.
 
-`World.interference` is called before each action but `sample`, and returns one of
+`World.interference` is called before each action. It returns None to permit the action, or one of
 
 - ``refuse``: `ActionRefused`, nothing done
 - ``lose``: `HypervisorUnreachable`, nothing done
@@ -29,7 +29,7 @@ from flatline.engine.preflight_data import Permit, PreflightSample
 from flatline.engine.wire.metrics import COUNTERS, VM_STATES
 
 _COUNTER: Final = {metric.name: row for row, metric in enumerate(COUNTERS)}
-# A guest in one of these conditions cannot recover itself; a reset destroys nothing.
+# A guest in one of these conditions cannot recover by itself, so a reset does not harm it.
 _BEYOND_HARM: Final = frozenset(
     {
         Condition.PANIC_SPIN,
@@ -40,7 +40,7 @@ _BEYOND_HARM: Final = frozenset(
     }
 )
 _PANICKED: Final = frozenset({Condition.PANIC_SPIN, Condition.PANIC_HALT, Condition.CRASHED})
-# Interval at which a waiting migration checks for its end.
+# Interval at which a call checks whether the migration or disk move that it waits for has ended.
 _WAIT_S: Final = 0.25
 
 Work = Callable[[int], Awaitable[bool]]
@@ -52,7 +52,7 @@ class SimulatedActuator(NodeAccess):
     Parameters
     ----------
     by
-        The actor in the world's truth.
+        Name of the actor that the ground truth records for migrations.
     """
 
     def __init__(self, world: World, node: str, *, by: str = "the agent") -> None:
@@ -102,7 +102,7 @@ class SimulatedActuator(NodeAccess):
             state=VM_STATES[int(world.guests.state(one)[0])],
             state_reason="crashed" if crashed else "other",
             monitor_answered=answers,
-            # If another call holds the monitor, the VM is not at rest.
+            # If the monitor does not answer and no job is known, it is unknown whether one runs.
             job_active=bool(world.guests.job[index]) or (False if answers else None),
             boots_seen=int(world.guests.boot[index]),
             reported="panicked" if reported else None,
@@ -113,7 +113,7 @@ class SimulatedActuator(NodeAccess):
             uncounted=None,
             vcpus=int(world.topology.vcpus[index]),
             vcpu_time_ns=tuple(int(time_ns) for time_ns in vcpus[: world.topology.vcpus[index], 0]),
-            # The wait for a core is reported here for the VM as a whole, and vCPU times to the ns.
+            # The simulator knows the wait for a core only for the whole VM; vCPU times are exact.
             vcpu_delay_ns=(0,) * int(world.topology.vcpus[index]),
             cpu_time_ns=known("cpu_time_ns", measured=True),
             block_rd_reqs=known("block_rd_reqs", measured=answers),
@@ -129,7 +129,7 @@ class SimulatedActuator(NodeAccess):
         )
 
     async def reset(self, vm: bytes, *, permit: Permit | None = None) -> None:
-        """Reset the VM: it boots from any condition."""
+        """Reset the VM: its guest boots, in whatever condition it was."""
 
         async def work(row: int) -> bool:
             self._note_harm(row, "reset", beyond_harm=_BEYOND_HARM)
@@ -147,7 +147,7 @@ class SimulatedActuator(NodeAccess):
         await self._do(vm, "finish_reset", work, permit=permit)
 
     async def reboot(self, vm: bytes, *, permit: Permit | None = None) -> None:
-        """Request a reboot from the guest; one that does not react stays unchanged."""
+        """Request a reboot from the guest; a guest that does not react stays unchanged."""
 
         async def work(row: int) -> bool:
             if lifecycle.condition(self._world, row) is not Condition.RUNNING:
@@ -228,7 +228,7 @@ class SimulatedActuator(NodeAccess):
         await self._do(vm, "move_disk", work, target=target, permit=permit)
 
     async def find_disk_move(self, vm: bytes, *, disk: str, target: str) -> None:
-        """Cancel a copy that an earlier run of this agent began; return if it was complete."""
+        """Cancel a copy that an earlier run of this agent began; return if the VM runs on it."""
         world = self._world
         world.sync()
         if world.unreachable[self._node]:
@@ -305,7 +305,7 @@ class SimulatedActuator(NodeAccess):
         target: str = "",
         permit: Permit | None = None,
     ) -> None:
-        """Execute an action, or the interference of a test, and record the outcome."""
+        """Execute an action, unless a test interferes with it, and record the outcome."""
         world = self._world
         world.sync()
         if world.unreachable[self._node]:

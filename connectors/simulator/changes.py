@@ -8,21 +8,22 @@ import numpy as np
 from flatline.connectors.simulator.plan import Incident, Scope
 from flatline.connectors.simulator.world import NS_PER_S, Action, World
 
-# Begins an incident on these VMs and returns its end; None: only a repair ends it.
+# Begins an incident on these VMs and returns the function that ends it. None: there is nothing to
+# end, or only a repair ends it.
 Begin = Callable[[World, Incident, list[int]], Action | None]
 
 
 class Played(NamedTuple):
-    """How a kind of incident is played.
+    """How the simulator plays one kind of incident.
 
     Attributes
     ----------
     begin
-        Begins it.
+        Begins an incident of this kind.
     usual_s
-        When it ends unless its incident says otherwise; None: only a repair ends it.
+        Duration in s if the incident has none of its own; None: it does not end by itself.
     scope
-        What it happens to.
+        Kind of object that the incident affects.
     """
 
     begin: Begin
@@ -31,14 +32,14 @@ class Played(NamedTuple):
 
 
 def set_guests(world: World, indices: list[int], **values: float) -> None:
-    """Set guests' modifiers by name, after settling their counters."""
+    """Set modifiers of guests by name, after their counters were brought up to date."""
     with world.changing(indices):
         for name, value in values.items():
             getattr(world.guests, name)[indices] = value
 
 
 def modifier(**values: float) -> Begin:
-    """Return a kind that sets these attributes of `Guests`, and restores them at its end."""
+    """Return the `Begin` of incidents that set attributes of `Guests`; the end restores them."""
 
     def begin(world: World, incident: Incident, indices: list[int]) -> Action:
         before = {name: getattr(world.guests, name)[indices].copy() for name in values}
@@ -55,7 +56,7 @@ def modifier(**values: float) -> Begin:
 
 
 def silence(*, absent: bool) -> Begin:
-    """Return a kind in which a VM's monitor does not answer, or its row is missing."""
+    """Return the `Begin` of incidents in which monitors do not answer, or rows are missing."""
 
     def begin(world: World, incident: Incident, indices: list[int]) -> Action:
         guests = world.guests

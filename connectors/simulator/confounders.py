@@ -1,7 +1,8 @@
 """Start and end of each confounder.
 
-A kind is one function: it begins the incident and returns its end, or None where only a repair ends
-it. `incident.params` overrides the numbers in each docstring.
+Each kind of confounder is one function. It begins the incident and returns the function that ends
+it, or None if there is nothing to end or only a repair ends it. The numbers in brackets in the
+docstrings are defaults, which `incident.params` overrides.
 """
 
 from collections.abc import Mapping
@@ -50,7 +51,7 @@ def _pause(world: World, incident: Incident, indices: list[int]) -> Action:
 
 
 def _power_off(world: World, incident: Incident, indices: list[int]) -> Action:
-    """Shut the guest down by its owner; it starts again after the duration."""
+    """Shut the guest down as its owner would; start it again after the incident's duration."""
     for index in indices:
         lifecycle.shut_down(world, index, back=False, by="its owner")
 
@@ -135,8 +136,8 @@ CONFOUNDERS: Final[Mapping[str, Played]] = MappingProxyType(
         "owner_reboot": Played(_owner_reboot),
         "live_migration": Played(_live_migration),
         "pause": Played(_pause, usual_s=60.0),
-        # Reads continue while the file system is frozen; writes wait. The observable effect is that
-        # no request reaches the disk, so all of them are held back.
+        # While a real file system is frozen, reads continue and writes wait. But in effect no
+        # request reaches the disk, so the model holds back all requests.
         "snapshot_freeze": Played(modifier(io_share=0.0), usual_s=20.0),
         "backup_window": Played(modifier(extra_reads=80.0), usual_s=1800.0),
         "batch_compute": Played(_batch_compute, usual_s=1200.0),

@@ -1,4 +1,4 @@
-"""Random incidents from a seed: thousands of scenarios from one number each."""
+"""Draw random incidents from a seed; each seed gives another scenario."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -14,7 +14,7 @@ from flatline.connectors.simulator.plan import (
     pool_name,
 )
 
-# One of each: the shortest scenario that contains every kind.
+# One incident of each kind: the shortest scenario that contains every kind.
 EVERYTHING_ONCE: Final[Mapping[str, int]] = dict.fromkeys(KINDS, 1)
 
 
@@ -23,7 +23,8 @@ def draw_incidents(
 ) -> tuple[Incident, ...]:
     """Return incidents of the requested kinds, uniformly distributed over a span, in order of time.
 
-    No VM is in two incidents of VMs; incidents of whole nodes, pools and networks may include it.
+    No VM is the target of two incidents with scope `vm`. An incident of a whole node, pool or
+    network may affect such a VM as well.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Evidence of a simulated node: only the record that it was saved, for tests."""
+"""Evidence of a simulated node: nothing is saved, only recorded as saved, for tests."""
 
 from flatline.connectors.simulator.node_access import NodeAccess
 from flatline.connectors.simulator.truth import Kept
@@ -6,7 +6,7 @@ from flatline.engine.errors import EvidenceUnsaved
 
 
 class SimulatedEvidence(NodeAccess):
-    """The `Evidence` of one node of a simulated world; recorded in the world's truth."""
+    """The `Evidence` of one node of a simulated world; the world's ground truth records it."""
 
     async def save(self, vm: bytes, *, incident: str, step: int) -> str:
         """Record that evidence was saved.

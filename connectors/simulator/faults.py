@@ -1,7 +1,8 @@
 """Start and end of each fault.
 
-A kind is one function: it begins the incident and returns its end, or None where only a repair ends
-it. `incident.params` overrides the numbers in each docstring.
+Each kind of fault is one function. It begins the incident and returns the function that ends it, or
+None if only a repair ends it. The numbers in brackets in the docstrings are defaults, which
+`incident.params` overrides.
 """
 
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ _BULK_MB: Final = 0.262_144
 
 
 def _panic_spin(world: World, incident: Incident, indices: list[int]) -> None:
-    """Make the kernel spin on `vcpus` vCPUs (1); 0 is all of them."""
+    """Make the kernel spin on `vcpus` (1) vCPUs; 0 means all of them."""
     _spin(world, incident, indices, is_stopped=True)
 
 
@@ -38,7 +39,7 @@ def _panic_halt(world: World, incident: Incident, indices: list[int]) -> None:
 def _self_heal(world: World, incident: Incident, indices: list[int]) -> Action:
     """Panic, then reboot automatically (`panic=N` on the kernel's command line).
 
-    A VM whose panic device stopped its vCPUs could not reboot, so this device only reports.
+    If the panic device stopped the vCPUs, the VM could not reboot; so here the device only reports.
     """
     _spin(world, incident, indices, is_stopped=False)
     numbers = world.guests.boot[indices].copy()
@@ -100,7 +101,7 @@ def _kdump(world: World, incident: Incident, indices: list[int]) -> Action:
 
 
 def _condition(new: Condition, *, back: bool) -> Begin:
-    """Return a kind that sets one condition; with `back` it ends by itself if it can."""
+    """Return the `Begin` of incidents that set a condition; they end by themselves with `back`."""
 
     def begin(world: World, incident: Incident, indices: list[int]) -> Action | None:
         for index in indices:
@@ -117,7 +118,7 @@ def _condition(new: Condition, *, back: bool) -> Begin:
 
 
 def _degrading_storage(world: World, incident: Incident, indices: list[int]) -> Action:
-    """Slow the VM's disk to `factor` (8) times, rising over `ramp_s` (1200)."""
+    """Slow the VM's disk down by `factor` (8), which is reached gradually after `ramp_s` (1200)."""
     factor = incident.params.get("factor", 8.0)
     ramp_ns = incident.params.get("ramp_s", 1200.0) * NS_PER_S
     began_ns, key = world.now_ns, object()
@@ -135,7 +136,7 @@ def _degrading_storage(world: World, incident: Incident, indices: list[int]) -> 
 
 
 def _mem_leak(world: World, incident: Incident, indices: list[int]) -> Action:
-    """Fill the guest's memory in `fills_in_s` (its duration times 0.8); then it thrashes."""
+    """Fill the guest's memory in `fills_in_s` (0.8 of the duration); then the guest thrashes."""
     fills_in_s = incident.params.get("fills_in_s", 0.8 * (incident.duration_s or 7200.0))
     guests = world.guests
     room = guests.memory_kib[indices] * (1.0 - guests.used_share[indices])
@@ -144,7 +145,7 @@ def _mem_leak(world: World, incident: Incident, indices: list[int]) -> Action:
 
 
 def _cpu_runaway(world: World, incident: Incident, indices: list[int]) -> Action:
-    """Use `cores` (1) more, beside the usual work, until the guest boots or the incident ends."""
+    """Use `cores` (1) in addition to the usual work, until the guest boots or the incident ends."""
     set_guests(world, indices, extra_cores=incident.params.get("cores", 1.0))
     return lambda: set_guests(world, indices, extra_cores=0.0)
 
@@ -152,7 +153,7 @@ def _cpu_runaway(world: World, incident: Incident, indices: list[int]) -> Action
 def _noisy_neighbour(world: World, incident: Incident, indices: list[int]) -> Action:
     """Run the named VMs at full CPU, which slows the other VMs of their nodes.
 
-    They write `write_mb` (40) MB/s and take `share` (0.4) of each neighbour's cores.
+    The named VMs write `write_mb` (40) MB/s and take `share` (0.4) of each neighbour's cores.
     """
     share = incident.params.get("share", 0.4)
     writes = incident.params.get("write_mb", 40.0) / _BULK_MB
@@ -239,7 +240,7 @@ def _network_stall(world: World, incident: Incident, indices: list[int]) -> Acti
     return lambda: stall(False)
 
 
-# Flatline should find these; a confounder resembles a fault and must lead to no action.
+# Flatline should detect faults. A confounder resembles a fault, but must not lead to an action.
 FAULTS: Final[Mapping[str, Played]] = MappingProxyType(
     {
         "panic_spin": Played(_panic_spin),

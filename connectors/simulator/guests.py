@@ -1,8 +1,8 @@
 """The condition of every guest, as arrays: the state that incidents and actions change.
 
-A condition is the behaviour of a guest's processes and kernel. Modifiers are the effects of its
-environment or of its own fault. State in the guest's memory ends with a boot; state outside it does
-not.
+A condition is the behaviour of a guest's processes and kernel. Modifiers are the effects of the
+guest's environment or of its own fault. A boot resets the state in the guest's memory, but not the
+state outside it.
 """
 
 from enum import IntEnum
@@ -38,14 +38,14 @@ def _table(*, yes: tuple[Condition, ...]) -> NDArray[np.bool_]:
     return np.array([condition in yes for condition in Condition])
 
 
-# Before any time of the world.
+# Marks an event that never happened: it is before any time of the world.
 NEVER_S: Final = -np.inf
 
 _C = Condition
 # Whether processes work, and whether a kernel updates the balloon and answers the network.
 WORKS: Final = _table(yes=(_C.RUNNING,))
 KERNEL: Final = _table(yes=(_C.RUNNING, _C.STOPPING, _C.HUNG_USERLAND, _C.HUNG_IO))
-# A guest that is certainly dead: a reset of any other one may do harm.
+# Whether the guest is certainly dead.
 DEAD: Final = _table(yes=(_C.PANIC_SPIN, _C.PANIC_HALT, _C.CRASHED))
 # Cores that a condition itself uses, on the first vCPU, in addition to `spin_cores`.
 CORES: Final = np.array([0.0, 0.85, 0.2, 0.0, 0.0, 0.008, 0.006, 0.9, 0.004, 0.0, 0.0, 0.0])
@@ -69,7 +69,7 @@ class Guests:
     condition, before_pause
         The current `Condition`, and the one to restore when a pause ends.
     boot
-        Number of boots so far: actions scheduled in an earlier one are void.
+        Number of boots so far; a scheduled change is void if the guest has booted since.
     instance
         The hypervisor's number of this run of the VM.
     node
@@ -79,23 +79,23 @@ class Guests:
     spin_cores, extra_cores
         Cores used by a spinning kernel, and by a runaway process.
     io_share, send_share
-        Share of its disk and transmit traffic that passes: 1 all, 0 none.
+        Share of the VM's disk and transmit traffic that passes: 1 all, 0 none.
     io_stuck
-        Whether no request of its own disk completes.
+        Whether the VM's own disk completes no request.
     slowness
-        Factor on the duration of its requests, ≥ 1.
+        Factor on the duration of the VM's disk requests, ≥ 1.
     extra_reads, extra_writes
-        Bulk requests per second on top of its habit.
+        Bulk requests per second in addition to the VM's habit.
     takes_all
-        Whether it is the noisy VM of its node, and so is not slowed itself.
+        Whether the VM is the noisy VM of its node, which is not slowed itself.
     leak_kib_s, leaked_kib
         Memory lost per second, and so far.
     silent_since_s
-        Since when its monitor has not answered, in world time; infinite while it answers.
+        World time in s since which the VM's monitor has not answered; infinite while it answers.
     row_absent
-        Whether samples lack its row completely.
+        Whether samples lack the VM's row completely.
     glitch
-        Value that a faulty reading adds to its byte counters.
+        Error that a faulty reading adds to the VM's byte counters.
     """
 
     def __init__(self, topology: Topology, rng: np.random.Generator) -> None:
@@ -134,7 +134,7 @@ class Guests:
         self._has_balloon = topology.balloon
 
     def forget(self, index: int) -> None:
-        """Reset the state in the guest's memory: it boots, or is switched off."""
+        """Reset the state in the guest's memory, because it boots or is switched off."""
         self.boot[index] += 1
         self.spin_cores[index] = 0.0
         self.extra_cores[index] = 0.0
@@ -159,7 +159,7 @@ class Guests:
         self.faults_reported[indices] = self.faults[indices]
         self.reported_s[indices] = now_s
         self.report_due_s[indices] += period_s
-        # After a pause the schedule of reports is in the past: it restarts from now.
+        # After a pause the next scheduled report may still be in the past: schedule it from now.
         late = indices[self.report_due_s[indices] <= now_s]
         self.report_due_s[late] = now_s + period_s
 
@@ -170,7 +170,7 @@ class Guests:
         return full
 
     def leak(self, step_s: float) -> None:
-        """Take more memory for leaking processes, until there is none."""
+        """Increase the memory that leaking processes take, until almost none is free."""
         self.leaked_kib += self.leak_kib_s * step_s
         np.minimum(self.leaked_kib, self.memory_kib * (0.98 - self.used_share), out=self.leaked_kib)
 

@@ -18,13 +18,13 @@ from flatline.engine.wire.frame import Event, InventoryItem, PoolSample, VmRows
 from flatline.engine.wire.metrics import COUNTERS, GAUGE_ROW, GAUGES, INTEGER_ROW
 from flatline.engine.wire.vcpus import QUANTUM_NS, VcpuRows
 
-# As in libvirt's adapter: from half a core on.
+# A vCPU counts as busy from half a core on, as in `connectors.libvirt.decoding`.
 BUSY_RATIO: Final = 0.5
 # A monitor that is silent for longer than the end of a migration takes is reported as hung.
 _HUNG_AFTER_S: Final = 2.0
 
 _ROW = INTEGER_ROW
-# Values that libvirt does not have of a VM whose monitor is silent.
+# Values that libvirt cannot report for a VM whose monitor is silent.
 _ASKED: Final = np.array(
     [
         *(row for name, row in _ROW.items() if name.startswith("block_")),
@@ -38,8 +38,8 @@ _ASKED: Final = np.array(
 class SimulatedHypervisor(NodeAccess):
     """A `Hypervisor` of one node of a simulated world.
 
-    Rows are the VMs that run on the node, by ascending UUID. A VM whose monitor is silent keeps its
-    row, with libvirt's own values.
+    Each VM that runs on the node has a row, by ascending UUID. A VM whose monitor is silent keeps
+    its row, with the values that libvirt has without the monitor.
     """
 
     def __init__(self, world: World, node: str) -> None:
@@ -50,7 +50,7 @@ class SimulatedHypervisor(NodeAccess):
         self._shown = world.roster(self._node)
 
     async def sample(self) -> NodeSample:
-        """Return all running VMs, as of the return of the bulk call.
+        """Return all running VMs in their state at the moment when the bulk call returns.
 
         Raises
         ------
@@ -129,7 +129,7 @@ class SimulatedHypervisor(NodeAccess):
         return tuple(self._world.topology.item(int(index)) for index in running)
 
     def _as_before(self, roster: Roster) -> Roster:
-        """Return the last roster if no VM came or went, so that reuse is cheap to detect."""
+        """Return the last roster object if no VM came or went; `_VcpuShape` tests for identity."""
         if roster.uuids != self._shown.uuids:
             self._shown = roster
         return self._shown
@@ -203,7 +203,7 @@ class SimulatedHypervisor(NodeAccess):
         )
 
 
-# A busy core dirties some tens of MB a second, which pre-copy must exceed.
+# A busy core writes some tens of MB of memory per second; pre-copy must transfer more than that.
 _DIRTIED_BYTES_PER_CORE: Final = 40e6
 # CPU time of one wake-up of an idle vCPU in a tickless guest.
 _WAKE_NS: Final = 20_000_000
@@ -216,8 +216,8 @@ def _vcpu_rows(
 ) -> VcpuRows:
     """Return each VM's vCPU times, shape (V, n), as a collector reports them.
 
-    Nearly every wake-up waits a little for its core, so times grow with each. Tickless guests wake
-    up rarely and then work for longer.
+    Nearly every wake-up waits a little for its core, so a vCPU's time grows with each wake-up.
+    vCPUs of tickless guests wake up rarely and then work for longer.
     """
     has = np.arange(len(times_ns)) < counts[:, None]
     quanta = np.where(tickless, _WAKE_NS, QUANTUM_NS)
@@ -244,7 +244,7 @@ class _VcpuShape:
     ) -> NDArray[np.float64] | None:
         """Return shape (V, n): share of a core since the last sample.
 
-        NaN is a VM without an interval, None is no interval at all.
+        NaN if the last sample lacks the VM or its current run; None if this holds for all VMs.
         """
         before = self._before(indices, instances, times_ns)
         elapsed_ns = now_ns - self._at_ns
@@ -254,7 +254,7 @@ class _VcpuShape:
             return None
         ratios: NDArray[np.float64] = (times_ns - before) / elapsed_ns
         if np.minimum.reduce(ratios, axis=None, initial=0.0) < 0:
-            # Counters that decreased have no interval either.
+            # A VM with a vCPU time that decreased has no shares either.
             ratios[:, (ratios < 0).any(axis=0)] = np.nan
         return ratios
 

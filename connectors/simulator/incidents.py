@@ -21,8 +21,8 @@ def schedule(world: World, incident: Incident) -> None:
     Raises
     ------
     ValueError
-        Its kind is not known, it does not name what it happens to, or the world has no such VM,
-        node, pool or network.
+        The incident's kind is not known, it has no target, or the world has no such VM, node, pool
+        or network.
     """
     _check(world, incident)
     at_ns = round(incident.at_s * NS_PER_S)

@@ -16,7 +16,7 @@ _STOPPING_S: Final = 4.0
 _RETRY_S: Final = 1.0
 # A disk of 10 GiB at 10 Gbit/s.
 _DISK_MOVE_S: Final = 10.0
-# Conditions in which the qemu process runs its vCPUs.
+# Conditions in which no vCPU of the VM runs.
 _NOT_RUNNING: Final = frozenset({Condition.PAUSED, Condition.CRASHED, Condition.OFF})
 
 
@@ -70,7 +70,7 @@ def stop(world: World, index: int) -> None:
 
 
 def shut_down(world: World, index: int, *, back: bool, by: str) -> None:
-    """End the guest's processes, then boot again or switch off; a dead guest does so directly."""
+    """End the guest's processes, then boot or switch off; without a live kernel do so at once."""
     if not kernel_lives(world, index):
         boot(world, index, by=by) if back else stop(world, index)
         return
@@ -92,7 +92,7 @@ def shut_down(world: World, index: int, *, back: bool, by: str) -> None:
 def panic(
     world: World, index: int, kind: str, *, spin_cores: float, is_stopped: bool = True
 ) -> None:
-    """Panic the kernel: it spins, or halts if `spin_cores` is 0, or its device stops it.
+    """Panic the kernel: it spins, or halts if `spin_cores` is 0, or its panic device stops the VM.
 
     With `is_stopped` False the device only reports, and the guest may still reboot itself.
     """
@@ -143,7 +143,7 @@ def is_dead(world: World, index: int) -> bool:
 def migrate(world: World, index: int, *, target: int, by: str) -> Migration:
     """Begin to migrate a running VM; it arrives when its memory has been transferred.
 
-    A VM whose disk completes no request arrives only when it does: qemu waits for its requests
+    While the VM's disk completes no request, the VM does not arrive: qemu waits for open requests
     before the handover.
     """
     guests, source = world.guests, int(world.guests.node[index])
@@ -205,7 +205,7 @@ def _end_disk_move(world: World, move: DiskMove, outcome: str) -> None:
 
 
 def finish_migration(world: World, migration: Migration, outcome: str) -> None:
-    """End a migration that leaves the VM on its node."""
+    """Record the end of a migration and its outcome; the VM's node is not changed."""
     migration.outcome = outcome
     world.migrations.pop(migration.index, None)
     world.guests.job[migration.index] = False

@@ -20,7 +20,7 @@ _MOVED: Final = [
 
 
 class SimulatedLiveness(NodeAccess):
-    """See `engine.liveness_ports.Liveness`; simulated guests have no network, agent or console."""
+    """See `engine.liveness_ports.Liveness`; simulated guests have no address, agent or console."""
 
     async def roster(self) -> tuple[ObservedGuest, ...]:
         """See `engine.liveness_ports.Liveness`."""

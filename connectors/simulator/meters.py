@@ -2,8 +2,8 @@
 
 Between two changes a VM completes requests and packets at an even pace from a random start, and
 uses CPU at a constant speed; its counters at time t follow from those at the last change. So a node
-can be sampled at any moment, in any order, without stepping the world. Bytes and times belong to
-completed requests: a request counts completely or not at all.
+can be sampled at any moment, in any order, without stepping the world. The bytes and the duration
+of a request are counted when it completes, never in part.
 """
 
 from typing import Final, NamedTuple
@@ -17,10 +17,10 @@ Floats = NDArray[np.float64]
 # VM indices: a slice where they are consecutive, else an array.
 Indices = slice | NDArray[np.intp]
 
-# Rows of the arrays of requests and packets, then the elapsed time.
+# Rows of an array: completed requests and packets, then the elapsed time.
 READ, WRITE, FLUSH, SEND, RECEIVE, _PASSED = range(6)
 
-# Counters are in the wire's order, followed by each vCPU's time.
+# The counters are in the order of the wire format, followed by the time of each vCPU.
 ROW: Final = metrics.INTEGER_ROW
 VCPUS: Final = len(metrics.COUNTERS)
 _REQUESTS: Final = {
@@ -30,7 +30,8 @@ _REQUESTS: Final = {
     "net_tx_pkts": SEND,
     "net_rx_pkts": RECEIVE,
 }
-# Counters other than of requests or packets grow with time; those filled in elsewhere do not grow.
+# The kind of request or packet with which each counter grows. Other counters grow with time, or not
+# at all if they are filled in elsewhere.
 _MOVED_BY: Final = _REQUESTS | {
     "block_rd_bytes": READ,
     "block_wr_bytes": WRITE,
@@ -52,10 +53,10 @@ class Paces(NamedTuple):
     events
         Shape (5, N): requests and packets completed in a whole step.
     phase
-        Shape (5, N), in [0, 1): position of the start of the step between two of them.
+        Shape (5, N), in [0, 1): position between two events at which the step starts.
     gains
-        Shape (`VCPUS` + V, N): gain of each counter and vCPU by a request or packet of its kind, or
-        by a ns.
+        Shape (`VCPUS` + V, N): growth of each counter and vCPU time with one request or packet of
+        its kind, or with one ns.
     """
 
     events: Floats
@@ -64,7 +65,7 @@ class Paces(NamedTuple):
 
     @classmethod
     def of(cls, *shape: int, vcpus: int) -> "Paces":
-        """Return zero growth of this shape: VMs, or steps and VMs."""
+        """Return zero growth; `shape` is (VMs,) or (steps, VMs)."""
         steps, size = shape[:-1], shape[-1]
         gains = np.zeros((*steps, VCPUS + vcpus, size))
         gains[..., [ROW[name] for name in _REQUESTS], :] = 1.0
@@ -91,7 +92,7 @@ class Meters:
         self._moved_by = np.array(counters + [_PASSED] * vcpus)
 
     def settle(self, vms: Indices, now_ns: int) -> None:
-        """Settle the counters of `vms` at `now_ns`; call it before any change."""
+        """Bring the counters of `vms` up to `now_ns`; call this before any change of their pace."""
         self._base[:, vms] = self._at(vms, now_ns)
         self._since_ns[vms] = now_ns
         self._asked_ns = -1
@@ -113,7 +114,7 @@ class Meters:
     def read(self, vms: Indices, now_ns: int) -> tuple[NDArray[np.uint64], Floats]:
         """Return counters, shape (len(COUNTERS), n), and vCPU times, shape (V, n), in ns.
 
-        If a second node reads the same moment, all of them probably will: then the whole site is
+        If a second node reads at the same moment, all nodes probably will. Then the whole site is
         read in one operation.
         """
         if now_ns != self._asked_ns:
@@ -125,13 +126,14 @@ class Meters:
         return counters[:, vms], vcpus[:, vms]
 
     def counters(self, vms: Indices, now_ns: int) -> NDArray[np.uint64]:
-        """Return shape (len(COUNTERS), n): the hypervisor's values, in its quanta."""
+        """Return shape (len(COUNTERS), n): the values with the hypervisor's resolution."""
         return self._shown(vms, now_ns)[0]
 
     def _shown(self, vms: Indices, now_ns: int) -> tuple[NDArray[np.uint64], Floats]:
         exact = self._at(vms, now_ns)
         shown = exact[:VCPUS].astype(np.uint64)
-        # Bytes are already whole sectors, since requests are; scheduler ticks are not whole.
+        # Bytes need no rounding, since requests are whole sectors. User and system time are rounded
+        # down to whole scheduler ticks.
         shown[_TICKS] -= shown[_TICKS] % _TICK_NS
         return shown, exact[VCPUS:]
 

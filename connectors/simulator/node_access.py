@@ -7,7 +7,7 @@ from flatline.connectors.simulator.world import World
 
 
 class NodeAccess:
-    """One node of a simulated world; there is no connection, so it opens and closes at once."""
+    """One node of a simulated world; there is no connection to open or to close."""
 
     def __init__(self, world: World, node: str) -> None:
         self._world = world
@@ -24,4 +24,4 @@ class NodeAccess:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Leave the world unchanged; what was begun in it continues."""
+        """Leave the world unchanged; migrations and disk moves continue."""

@@ -1,7 +1,7 @@
 """The hypervisors' values other than counters, computed for the whole site together.
 
-They do not change between two changes of the world, so they are computed once and sliced by each
-node's sample, for any number of nodes.
+The values stay the same until the world changes. So they are computed once for all nodes, and the
+sample of each node takes its part.
 """
 
 from typing import Final
@@ -42,14 +42,15 @@ class Panel:
     Attributes
     ----------
     shown
-        Shape (len(INTEGERS), N), in the wire's order. The sample fills `vcpus_busy`; the meters add
-        to the counters, which hold the guest's own last report and the error of a faulty reading.
+        Shape (len(INTEGERS), N), in the order of the wire format. The sample fills in `vcpus_busy`
+        and adds the meters' values to the counters. Until then, the counters hold only the major
+        faults that the guest last reported and the error of a faulty reading.
     missing
         Shape (len(INTEGERS), N), where even an answering monitor returns no value.
     hidden
         Shape (N,), VMs that no sample contains.
     any_hidden, any_silent
-        Whether there are such VMs, and VMs whose monitor does not answer.
+        Whether there are hidden VMs, and whether there are VMs whose monitor does not answer.
     stuck_share, memory_available
         Shape (nodes,): share of VMs whose disk is stuck, and free memory in bytes.
     """
@@ -85,7 +86,8 @@ class Panel:
         missing = np.zeros((len(INTEGERS), size), np.bool_)
         missing[REPORTED] = never
         missing[_NETWORK] = topology.network < 0
-        # As with qemu without KVM, and libvirt before 8.9; no device is plugged or unplugged.
+        # No KVM counters, as with qemu without KVM and with libvirt before 8.9. No device sets: no
+        # device is plugged or unplugged.
         missing[len(COUNTERS) + len(LEVELS) :] = True
         missing[INTEGER_ROW["vcpus_halted"]] = not sight.halted_known
         shown[INTEGER_ROW["balloon_major_faults"]] = guests.faults_reported

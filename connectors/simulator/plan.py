@@ -30,10 +30,10 @@ class Incident:
     vms, node, pool, network
         Target, as the kind's scope requires; a fleet incident needs none.
     duration_s
-        When it ends by itself; None is the kind's default: a dead guest stays dead, a window closes
-        after its usual time.
+        Time in s after which the incident ends by itself; None is the kind's default: a dead guest
+        stays dead, and a backup window ends after its usual time.
     params
-        The kind's own numbers, with defaults in `connectors.simulator.faults` and `confounders`.
+        Numbers specific to the kind; `connectors.simulator.faults` and `confounders` have defaults.
 
     Raises
     ------
@@ -58,7 +58,7 @@ class Incident:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Telemetry:
-    """Quality of the observation of nodes. The default is perfect; `FIELD` holds values from labs.
+    """How well nodes are observed. The default is perfect; `FIELD` has values measured in labs.
 
     Attributes
     ----------
@@ -119,7 +119,7 @@ class WorldPlan:
     panic_device_ratio, nicless_ratio
         Share of VMs with a panic device, and without any network card.
     balloonless_ratio
-        Share of VMs whose balloon has no period, for any `balloon_period_s`.
+        Share of VMs whose balloon never reports, whatever `balloon_period_s` is.
     tickless_ratio
         Share of VMs whose idle vCPUs sleep for long: all their timers run on the first one.
     """

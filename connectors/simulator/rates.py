@@ -1,8 +1,8 @@
-"""Compute the resources that guests get from those they want: the pace of every counter.
+"""Compute which resources guests want and which they get, and from these the growth of counters.
 
-Wants follow from habit and condition. A node whose VMs want more cores than it has, or that is sick
-or has a noisy VM, gives each VM less; the rest counts as run-queue wait and delay. A stalled pool
-completes nothing; a slow one completes less.
+What a guest wants follows from its habit and condition. A node whose VMs want more cores than it
+has, or that is sick or has a noisy VM, gives each VM less; the rest counts as run-queue wait and
+delay. A stalled pool completes no requests, and a slow pool fewer.
 """
 
 from typing import NamedTuple
@@ -32,13 +32,13 @@ Floats = NDArray[np.float64]
 _BASE_LATENCY_NS = 800_000.0
 # One probe of each guest's card every 5 s: neighbours' ARP requests and the platform's ping.
 _PROBES_PER_S = 0.2
-# Activity of an idle vCPU in a tickless guest relative to one that ticks: a wake-up a second or
-# less, so that its time does not change for tens of seconds.
+# Activity of an idle vCPU in a tickless guest relative to one with ticks: at most one wake-up per
+# second, so that the vCPU's time does not change for tens of seconds.
 _TICKLESS_SHARE = 0.03
 _PROBE_BYTES = 64.0
 # Broadcasts and multicasts that every card of a network receives.
 _CHATTER_PER_S = 1.5
-# qemu's own threads, and what they cost per request.
+# CPU use of qemu's own threads: a constant number of cores, and the time per request.
 _OVERHEAD_CORES = 0.002
 _OVERHEAD_NS = 15_000.0
 # A guest whose disk does not answer keeps a little of its CPU use: work without disk access.
@@ -50,10 +50,10 @@ _HUNG_IO, _PAUSED, _OFF = map(int, (Condition.HUNG_IO, Condition.PAUSED, Conditi
 
 
 class Draws(NamedTuple):
-    """Random numbers of some steps, first axis the steps; of one step, without it.
+    """Random numbers of several steps; for a single step the arrays lack the first axis.
 
-    They are drawn for all VMs in any state, so that a change to one VM does not change the noise of
-    another.
+    They are drawn for all VMs, whatever their state, so that a change to one VM does not change the
+    noise of another.
     """
 
     normal: Floats  # (steps, N)
@@ -78,7 +78,7 @@ class Draws(NamedTuple):
 
 
 class Strain(NamedTuple):
-    """Slowdowns of guests that may change in each step; of one step, without the first axis."""
+    """Slowdowns of guests in several steps; for a single step the arrays lack the first axis."""
 
     slowness: Floats  # (steps, N)
     thrashes: NDArray[np.bool_]  # (steps, N)
@@ -86,7 +86,7 @@ class Strain(NamedTuple):
 
 
 class Given(NamedTuple):
-    """Inputs and results of some predicted steps, first axis the steps."""
+    """Inputs and results of several predicted steps; the first axis of each array is the step."""
 
     activity: Activity
     draws: Draws
@@ -97,7 +97,7 @@ class Given(NamedTuple):
 
 
 class Rates:
-    """Computes the growth of guests' counters: for all VMs some steps ahead, and for changed ones.
+    """Computes the growth of counters: for all VMs several steps ahead, and for VMs that changed.
 
     Attributes
     ----------
@@ -110,7 +110,7 @@ class Rates:
     node_share, node_busy
         Shape (nodes,): granted share of the wanted CPU, and busy share of the node's cores.
     pool_latency_s
-        Shape (pools,), of this step.
+        Shape (pools,): latency of requests in the current step.
     """
 
     def __init__(
@@ -134,7 +134,8 @@ class Rates:
         self._ranks = ranks
         self._has = ranks < topology.vcpus
         self._skew = _skew(topology.uuids, topology.vcpus, ranks.size)
-        # The vCPUs that serve the timers: each its own, or, in a tickless guest, the first for all.
+        # Share of a guest's timers that each vCPU serves: each vCPU serves its own. In a tickless
+        # guest, the first vCPU serves nearly all.
         own = np.where(topology.tickless, _TICKLESS_SHARE, 1.0) * self._has / topology.vcpus
         own[0] += 1.0 - own.sum(axis=0)
         self._timer_share = own
@@ -142,7 +143,7 @@ class Rates:
         self._draws: Draws
 
     def foresee(self, activity: Activity, draws: Draws, strain: Strain) -> Given:
-        """Predict the shares of nodes and pools in the next steps, if nothing changes."""
+        """Predict the growth of all counters in the next steps, provided that nothing changes."""
         everyone = slice(None)
         stuck = self.stuck(everyone)
         timers, spread, pinned = self._wants(everyone, stuck, activity, draws)
@@ -202,7 +203,7 @@ class Rates:
         )
         return stuck
 
-    # Below, the last axis is `vms` and the one before, if present, the steps.
+    # In the methods below, the last axis of an array is `vms`. An axis before it is the steps.
 
     def _wants(
         self, vms: Indices, stuck: NDArray[np.bool_], activity: Activity, draws: Draws
@@ -212,7 +213,7 @@ class Rates:
         condition = guests.condition[vms]
         works = g.WORKS[condition]
         share = np.where(stuck, _STUCK_CPU_SHARE, 1.0)
-        # Without a network no requests arrive; they are half of the load.
+        # Requests from the network cause half of the load. Without a network none arrive.
         cut_off = self.network_stalled[:-1][self._topology.network[vms]]
         share = share * np.where(cut_off & (self._topology.network[vms] >= 0), 0.5, 1.0)
         idle = self._habits.idle_cores[vms] * (0.7 + 0.6 * draws.chance[..., vms])
@@ -298,8 +299,8 @@ class Rates:
         events[..., READ, vms] = np.floor((reads + bulk_reads) * let + rounding[..., READ, :])
         events[..., WRITE, vms] = np.floor((writes + bulk_writes) * let + rounding[..., WRITE, :])
         events[..., FLUSH, vms] = np.floor(flushes * let + rounding[..., FLUSH, :])
-        # The same draw sets when in the step the first one completes: late if a fraction was
-        # rounded up.
+        # The same draw sets when in the step the first request completes: later if the fraction was
+        # rounded down.
         paces.phase[..., vms] = 0.5 * rounding
         spread = 0.7 + 0.6 * draws.size[..., vms]
         read_bytes, write_bytes = habits.read_bytes[vms], habits.write_bytes[vms]
@@ -357,7 +358,7 @@ class Rates:
 
 
 def _sums(index: NDArray[np.int64], values: Floats, indices: int) -> Floats:
-    """Return shape (steps, places): the sum of the values at each place, in each step."""
+    """Return shape (steps, indices): the sum of the values with each index, in each step."""
     found = [np.bincount(index, weights=of_step, minlength=indices) for of_step in values]
     return np.array(found)
 

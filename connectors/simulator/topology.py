@@ -20,7 +20,7 @@ from flatline.engine.wire.frame import InventoryItem
 KIB_PER_GIB: Final = 1024 * 1024
 _VCPUS: Final = np.array([1, 2, 2, 2, 4, 4, 8])
 _GIB_PER_VCPU: Final = np.array([2, 4])
-# Cores of a node for each vCPU allocated on it, as in business fleets.
+# Cores of a node for each vCPU allocated on it, as is usual in company data centres.
 _CORES_PER_VCPU: Final = 1 / 3
 
 
@@ -72,7 +72,7 @@ class Topology:
             lambda cell, index: network_name(cell=cell, network=index),
         )
         self.network = np.where(rng.random(size) < plan.nicless_ratio, -1, network)
-        # Drawn last, so that other values of a seed do not change.
+        # Drawn last, so that the values drawn before stay the same for a seed.
         self.balloon = rng.random(size) >= plan.balloonless_ratio
         self.tickless = rng.random(size) < plan.tickless_ratio
         self.names = [
@@ -85,7 +85,7 @@ class Topology:
             if plan.node_cores is None
             else np.full(len(self.nodes), plan.node_cores, np.int64)
         )
-        # A quarter above the allocation: the reserve for a node failure.
+        # Memory is a quarter more than allocated: the reserve for the failure of another node.
         self.node_memory_kib = np.bincount(
             self.home, weights=self.memory_kib * 1.25, minlength=len(self.nodes)
         )
@@ -95,7 +95,7 @@ class Topology:
         return f"z{self.node_cell[node] % self.plan.zones}"
 
     def pools_seen_by(self, node: int) -> list[int]:
-        """Return the pools that a node of this cell can open."""
+        """Return the pools that a node can open: those of its cell and the shared ones."""
         return self.cell_pools[self.node_cell[node]]
 
     def item(self, index: int) -> InventoryItem:
@@ -127,7 +127,7 @@ class Topology:
     def _deal(
         self, per_cell: int, shared: list[str], name: Callable[[int, int], str]
     ) -> tuple[list[str], list[list[int]], NDArray[np.int64]]:
-        """Return all names, each cell's choices, and the assignment of each VM, dealt in turn."""
+        """Return all names, the objects that each cell can use, and the one assigned to each VM."""
         names = list(shared)
         choices = []
         for cell in range(self.plan.cells):

@@ -48,7 +48,10 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class ActionCall:
-    """An action that reached the hypervisor; `outcome` is ok, refused, lost or nothing_happened."""
+    """An action that reached the hypervisor; `outcome` is ok, refused or nothing_happened.
+
+    It is `asked` while `World.interference` decides.
+    """
 
     vm: int
     action: str
@@ -102,14 +105,14 @@ class Truth:
             self.deaths.append(Death(vm, kind, at_ns))
 
     def lives(self, vm: int, at_ns: int, by: str) -> None:
-        """Record that a VM came back, if it was dead."""
+        """Record that a VM is alive again, if it was dead."""
         for death in reversed(self.deaths):
             if death.vm == vm and death.alive_ns is None:
                 death.alive_ns = at_ns
                 death.repaired_by = by
 
     def calls(self, action: str, *, vm: int | None = None) -> list[ActionCall]:
-        """Return the calls of one action that took effect, of one VM or of all."""
+        """Return the calls of one action that were not refused, for one VM or for all."""
         return [
             call
             for call in self.action_calls

@@ -5,10 +5,10 @@ would wait, and `speed` sets how much real time that wait takes. Any asyncio pro
 timeouts, events, queues) runs unchanged, and two runs of the same program interleave their tasks in
 the same order.
 
-Time does not advance while callbacks run, nor while work in `run_in_executor` (hence
+Time does not advance while callbacks run, nor while a thread of `run_in_executor` (and so of
 `asyncio.to_thread`) is running, so no virtual time passes between a request to a thread and its
-result. The loop does not know threads that answer only by `call_soon_threadsafe`: it may jump
-before they answer.
+result. The loop does not know other threads, which answer only by `call_soon_threadsafe`: its time
+may jump before they answer.
 """
 
 import asyncio
@@ -91,11 +91,11 @@ class _JumpingSelector(selectors.BaseSelector):
             return []
         wait_s = self._origin_s + (end_s - self._virtual_origin_s) / self._speed - time.monotonic()
         ready = self._real.select(max(0.0, wait_s))
-        # Earlier I/O ends the wait; then only the time until it has passed.
+        # If I/O ends the wait early, only the time up to the I/O has passed.
         self.now_s = min(end_s, max(self.now_s, self._paced_now_s())) if ready else end_s
         if wait_s < 0:
-            # Work took longer than its time allows: continue at the set speed from here, because
-            # observers of a paced run expect no catching up.
+            # The callbacks took longer than the speed allows. Continue at the set speed from here,
+            # and do not catch up: people who watch a paced run do not expect a faster speed.
             self._origin_s, self._virtual_origin_s = time.monotonic(), end_s
         return ready
 
@@ -117,7 +117,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     Parameters
     ----------
     speed
-        Virtual seconds in a real one, > 0: 1 is real time, None does not wait at all.
+        Virtual seconds per real second, > 0: 1 is real time; None does not wait at all.
     """
 
     def __init__(self, *, speed: float | None = None) -> None:
@@ -152,7 +152,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return future
 
     async def shutdown_default_executor(self, *timeout: float | None) -> None:
-        """Wait for the threads to end; they inform the loop without a timer."""
+        """Wait for the threads to end; the loop must not take this wait for a deadlock."""
         self._virtual.threads_at_work += 1
         try:
             await super().shutdown_default_executor(*timeout)

@@ -81,16 +81,16 @@ FREE, COMPUTING, WRITING, RESTED, SILENT = range(5)
 
 
 class Course(NamedTuple):
-    """Undisturbed behaviour of all guests in some steps, shape (steps, N)."""
+    """Behaviour of all guests in several steps if no incident affects it; shape (steps, N)."""
 
     swing: Floats  # work relative to the habit, by hour and noise
     working: NDArray[np.bool_]
     writing: NDArray[np.bool_]  # a batch job writes its results
-    flush: Floats  # as in `Activity`
+    flush: Floats  # see `Activity.flush`
 
 
 class Activity(NamedTuple):
-    """Wanted activity of all guests without obstacles; shape (steps, N), or (N,) of one step."""
+    """Activity of all guests with unlimited resources; shape (steps, N), or (N,) for one step."""
 
     cpu_share: Floats  # of all vCPUs
     work: Floats  # reads, writes and transmissions relative to the habit
@@ -140,7 +140,7 @@ class Habits:
         normal: Floats,
         chance: NDArray[np.float32],
     ) -> Course:
-        """Return the course of the steps that begin at `times_s`, which follow the last ones.
+        """Return the course of the steps from `times_s`, which must follow those of the last call.
 
         Parameters
         ----------
@@ -181,7 +181,7 @@ class Habits:
             Shape (N,), one of `FREE`, `COMPUTING`, `WRITING`, `RESTED`; `SILENT` rests without any
             I/O.
         chance
-            From the same draws as the course.
+            Shape (steps, N), the uniform draws from which the course was made.
         """
         swing, free = course.swing, forced == FREE
         computing = (free & course.working & (self.workload == _BATCH)) | (forced == COMPUTING)
@@ -189,7 +189,7 @@ class Habits:
         working = course.working & free & ~computing
         cpu_share = np.where(working, self.level * swing, 0.0)
         cpu_share[writing] = 0.3
-        # A computing guest keeps all its vCPUs busy; a few per mille go to its timer.
+        # A computing guest keeps all its vCPUs busy, except for a few per mille for its timer.
         cpu_share[computing] = 0.997 - 0.01 * chance[computing]
         return Activity(
             cpu_share=np.minimum(cpu_share, 1.0),

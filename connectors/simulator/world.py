@@ -23,13 +23,15 @@ from flatline.engine.wire.frame import Event
 NS_PER_S: Final = 1_000_000_000
 _NS_PER_MS: Final = 1_000_000
 
-# Nodes number the VMs they start, each from its own origin, so that a number is unique to a run.
+# Each node numbers the VMs that it starts, from its own first number. So a number is unique to one
+# run of a VM.
 _INSTANCES_PER_NODE: Final = 1 << 20
 
 # Independent random streams, so that more draws from one do not change the others.
 _INDICES, _HABITS, _STEPS, _NODES, SIGHT, SHARES = range(6)
 
-# Values in an array of the next steps: more would exceed the cache, fewer cost the same.
+# Number of values in an array of predicted steps. With more, the arrays would exceed the cache.
+# With fewer, an operation on them would take as long.
 _VALUES_AHEAD: Final = 2048
 
 Action = Callable[[], None]
@@ -105,8 +107,8 @@ class World:
         self._foreseen_from = 0
         self._given: Given
         self._panel: Panel | None = None
-        # Gradual changes, run at the start of each step. They may depend only on the time, because
-        # they are also run ahead of it.
+        # Gradual changes, run at the start of each step. They may depend only on the world time,
+        # because predictions run them for later times.
         self.slow_changes: dict[object, Action] = {}
         self.migrations: dict[int, Migration] = {}
         self.disk_moves: dict[int, DiskMove] = {}
@@ -144,7 +146,7 @@ class World:
             * SECONDS_PER_DAY
             * (self.guests.condition != Condition.OFF)
         )
-        # All guests have just reported; from here on each at its own times.
+        # The first step made all running guests report. Each has its own time for the next report.
         self.guests.report_due_s = nodes_rng.random(plan.vms) * max(1, plan.balloon_period_s)
         self._next_step_ns = self._step_ns
 
@@ -174,7 +176,7 @@ class World:
             self.advance(self._clock.mono_ns() - self._origin_ns)
 
     def at(self, when_ns: int, action: Action) -> None:
-        """Schedule `action` at a world time; a past one comes next."""
+        """Schedule `action` at a world time; a time in the past means now."""
         self._planned += 1
         heapq.heappush(self._agenda, (max(when_ns, self.now_ns), self._planned, action))
 
@@ -249,7 +251,7 @@ class World:
         )
 
     def vm(self, name: int | bytes) -> int:
-        """Return the index of a VM by its index or UUID."""
+        """Return the index of a VM that is given by its index or by its UUID."""
         return self.topology.index_of[name] if isinstance(name, bytes) else name
 
     def _roster_of(self, vms: Indices) -> Roster:
@@ -258,7 +260,7 @@ class World:
         return Roster(vms, indices, b"".join([uuids[index] for index in indices]))
 
     def _begin_step(self) -> None:
-        """Settle the ending step, then start the next one as predicted."""
+        """Bring the counters up to date at a step's end, then start the next step as predicted."""
         guests, step_s = self.guests, self.plan.step_s
         self.meters.settle(slice(None), self.now_ns)
         guests.leak(step_s)
@@ -299,7 +301,7 @@ class World:
         self._step, self._steps_drawn, self._foreseen_until = 0, steps, 0
 
     def _foresee(self) -> None:
-        """Set the pace of this step and of those that begin before the next scheduled action."""
+        """Predict this step and all steps that begin before the next scheduled action."""
         until = self._steps_drawn
         if self._agenda:
             before = (self._agenda[0][0] - self.now_ns) // self._step_ns + 1

@@ -55,11 +55,11 @@ _COUNTERS: Final = (
     "net_rx_bytes",
     "net_tx_bytes",
 )
-# Limit of `engine.wire.frame` for a collector. Times in ms that count from 0, and times rounded to
-# a few digits, appear as samples further apart than this.
+# Limit of `engine.wire.frame` for a collector. It reveals times in the wrong form: times in ms from
+# 0, or rounded to a few digits, look like samples that are further apart.
 MAX_INTERVAL_S: Final = 3600
-# Collectors sample at most once a second. Times in minutes, hours or days appear as samples closer
-# together than this.
+# Collectors sample at most once a second. Times in minutes, hours or days look like samples that
+# are closer together than this limit.
 MIN_INTERVAL_S: Final = 0.5
 _TABLE: Final = ("vm", "host", "ncpu", "mem_capacity_mb")
 _KIB: Final = 1024.0
@@ -87,7 +87,7 @@ class Operation(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """The dataset of a prefix; opening it reads all but the samples.
+    """The dataset of a prefix; opening it reads only enough samples to derive the interval.
 
     Attributes
     ----------
@@ -112,7 +112,7 @@ class Dataset:
     interval_s: float
 
     def windows(self, counts: WindowCounts | None = None) -> Iterator[Window]:
-        """Yield the samples, one batch a time window, oldest first, in rates and units of `RATES`.
+        """Yield the samples by time window, oldest first, as rates in the units of `RATES`.
 
         Parameters
         ----------
@@ -258,7 +258,7 @@ def _samples_path(prefix: str) -> tuple[Path, bool]:
 
 
 def _table_beside(path: Path) -> Path:
-    """Return PREFIX_vms.csv of PREFIX_traces.csv.gz and the like."""
+    """Return the path of the table of VMs, PREFIX_vms.csv, for a file such as PREFIX_traces.csv."""
     return path.with_name(f"{path.name.rpartition('_')[0]}_vms.csv")
 
 

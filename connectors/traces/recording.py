@@ -22,10 +22,12 @@ with all values missing, like a VM whose monitor does not answer; from the secon
 `monitor_hung` reports it. A host without any sample writes no frame. Where gauges continue after a
 gap, the collector counts as restarted, because a gauge holds for one interval only.
 
-For the counters of a recently seen VM a collector waits half an interval. If many rows take longer
-it waits up to 30 s more, for every frame: so frames are in order and as far apart as their samples.
+In a stream, a collector waits half an interval for the counters of a VM that it saw recently. If
+many rows take longer, it waits up to 30 s more, and does so for every frame. So frames stay in
+order, and their distances are those of the samples.
 
-A node's busy share is that of the vCPUs allocated on it: the number of its cores is unknown.
+A node's busy share is relative to the vCPUs allocated on it, since the number of its cores is
+unknown.
 """
 
 from collections.abc import Iterator, Mapping
@@ -45,10 +47,10 @@ from flatline.engine.wire.metrics import INTEGER_ROW, VM_STATES
 
 SITE: Final = "replay"
 ZONE: Final = "replay"
-# The namespace of a dataset's names; the number is arbitrary and must never change.
+# The namespace of the UUIDs made from the ids of VMs; it is arbitrary and must never change.
 _NAMES: Final = UUID("6c6f1a4e-3c8e-5a6b-9b0d-0f1a7c2e4d11")
 _MEMORY: Final = RATES.index("memory_bytes")
-# The row of the counters that each rate adds to.
+# By rate: the counter that it adds to, and the factor from the unit of the rate to the counter's.
 _COUNTED: Final = {
     "cpu_cores": ("cpu_time_ns", 1e9),
     "disk_read_bytes_per_s": ("block_rd_bytes", 1.0),
@@ -65,16 +67,17 @@ _INSTANCE: Final = INTEGER_ROW["instance"]
 _VCPUS: Final = INTEGER_ROW["vcpus"]
 _RUNNING: Final = VM_STATES.index("running")
 _SHUT_OFF: Final = VM_STATES.index("shut_off")
-# A longer gap in gauges is not bridged.
+# If frames with gauges are more intervals apart than this, the collector counts as restarted.
 _GAP_INTERVALS: Final = 1
 _HUNG_FRAMES: Final = 2
-# Ticks fill a gap in the log. A gap of years is a wrong time in the samples or the lifecycle, and
-# its replay would take hours.
+# Ticks fill a gap in the log. A gap of years means that a time in the samples or the lifecycle is
+# wrong, and its replay would take hours.
 _LONGEST_GAP_MS: Final = 366 * 86_400_000
-# Rows of ticks and control commands; most records of a small dataset are ticks.
+# The empty rows of all ticks and control commands, created once: most records of a small dataset
+# are ticks.
 _NO_ROWS: Final = VmRows.empty()
-# libvirt's event for each operation of a platform; the owner announces a reboot with a control
-# command before it.
+# libvirt's events for each operation of the platform. Before a reboot, the owner also announces it
+# with a control command.
 _REPORTED: Final = {
     "reboot": ("rebooted",),
     "power_off": ("shutdown", "stopped"),
@@ -108,7 +111,7 @@ class DatasetRecording:
 
     @property
     def tick_s(self) -> float:
-        """Interval of ticks in an idle log: as on a site, but at most ten per dataset interval."""
+        """Interval of ticks in an idle log: 1 s as on a site, or a tenth of a long `interval_s`."""
         return max(1.0, self.interval_s / 10)
 
     def recorded_frames(self) -> Iterator[RecordedFrame]:
@@ -123,8 +126,8 @@ class DatasetRecording:
                 if time_ms and recorded.time_ms - time_ms > _LONGEST_GAP_MS:
                     raise SettingsError(_gap(self.dataset.name, time_ms, recorded.time_ms))
                 if is_hidden and recorded.time_ms > time_ms:
-                    # Samples of this time arrived too late. A tick behind the gap makes it an
-                    # outage of the log, so that no VM counts as silent.
+                    # Samples of this gap arrived too late. The gap gets no ticks, only one at its
+                    # end, which makes it an outage of the log: so no VM counts as silent.
                     time_ms, is_hidden = recorded.time_ms, False
                     yield clerk.tick(time_ms)
                 while time_ms and time_ms + tick_ms < recorded.time_ms:
@@ -203,7 +206,7 @@ class _Clerk:
         return RecordedFrame(time_ms, Frame(header=header, rows=_NO_ROWS))
 
     def _ready_s(self, window: Window) -> list[float]:
-        """Return, by host, when its collector had all expected samples; inf where none came."""
+        """Return for each host when its collector had all expected samples; inf if none came."""
         arrived = np.where(window.present, window.arrived_s, -np.inf)
         last = np.maximum.reduceat(arrived, self._starts)
         if self._dataset.is_stream:
@@ -221,7 +224,7 @@ class _Clerk:
         self._counters[:, window.restarted] = 0.0
         steps = np.where(self._counted < 0, 1, window.number - self._counted)
         grown = np.nan_to_num(rates) * _UNITS * steps * window.interval_s
-        # A counter that restarted is measured, though its rate is not known.
+        # A counter that restarted has a value, although its rate is not known.
         measured = window.measured[_RATE_ROWS]
         self._counters += grown
         self._counted[measured] = window.number
@@ -292,7 +295,7 @@ class _Clerk:
     def _note_hung(self, window: Window, node: _Node, known: NDArray[np.bool_]) -> None:
         """Report the VMs whose monitor stopped answering or answers again."""
         here = node.vms
-        # Only of this node: over all VMs the cost would grow with the square of the fleet.
+        # Check only the VMs of this node: checking all VMs for each node would be quadratic.
         silent = known & np.isnan(window.time_s[here])
         absent = self._absent[here]
         absent[...] = np.where(silent, absent + 1, 0)
@@ -319,7 +322,7 @@ class _Clerk:
         )
 
     def _take_operations(self, until_s: float) -> list[RecordedFrame]:
-        """Return the records of libvirt and the owner for the platform's operations until then."""
+        """Add libvirt's events of operations until `until_s`; return the records of the owner."""
         found = []
         while self._operations and self._operations[0].time_s <= until_s:
             operation = self._operations.pop(0)
@@ -358,8 +361,8 @@ class _Clerk:
         return InventoryItem(
             vm=self._uuids[index],
             name=vm.id,
-            # A recorded VM has no owner. With one tenant for all and one group for each, the modes
-            # and limits of a policy apply to it.
+            # A recorded VM has no owner. One tenant for all VMs and one group for each VM make the
+            # modes and limits of a policy apply to the VM.
             tenant=self._dataset.name,
             group=vm.id,
             actionable=True,

@@ -1,7 +1,8 @@
 """CSV tables of a dataset, plain or gzipped, read in blocks of columns.
 
 A table is UTF-8 text in the format of RFC 4180: any name can be quoted. Every error is reported
-with file, line and column: a partially read dataset would be judged as complete.
+with file, line and column, and ends the reading: a partly read dataset must not be judged as
+complete.
 """
 
 import csv
@@ -22,11 +23,11 @@ from flatline.engine.errors import SettingsError
 F64 = NDArray[np.float64]
 Names = NDArray[np.bytes_]
 
-# About 10 MB of text: large enough for NumPy's parser, small beside the state of a fleet.
+# About 10 MB of text: enough for NumPy's parser to be fast, and little beside a fleet's state.
 ROWS_PER_BLOCK: Final = 100_000
 
-# The longest name of a VM or host, in characters. A longer one is an error in the file, and would
-# not fit into a line of a report or the name of a page.
+# The longest name of a VM or host, in characters. A longer name is an error in the file, and would
+# not fit into a line of a report or into the file name of a page.
 MAX_NAME: Final = 255
 
 # First characters of a file in another encoding, decoded as Latin-1.
@@ -44,8 +45,8 @@ class Block(NamedTuple):
     names
         Shape (n,): the column of names, as UTF-8 bytes.
     numbers
-        Shape (columns, n), in the order of the request; NaN is an empty field: missing, never zero.
-        A literal NaN becomes infinite: no measurement either, but not left out.
+        Shape (columns, n), in the order of the request. NaN is an empty field, which is missing and
+        never zero. A literal NaN becomes infinity, so that it counts as an invalid value.
     first_line
         Line of the first row in its file, from 1.
     """
@@ -56,7 +57,7 @@ class Block(NamedTuple):
 
 
 class _Columns(NamedTuple):
-    """The fields of a row to read, the name first, and the names of all in the header."""
+    """Which fields of a row to read, the name first, and the names of all fields in the header."""
 
     path: Path
     header: list[str]
@@ -74,7 +75,7 @@ def read_blocks(
     name, numbers
         The columns to read; others are skipped.
     name_bytes
-        Length of the longest valid name; a longer one is truncated and thereby unknown.
+        Length of the longest valid name; a longer name is truncated and so matches none.
     rows
         Rows in a block.
 
@@ -93,8 +94,8 @@ def read_blocks(
                 text = "".join(lines)
                 _require_utf8(path, lines, text, first_line=line)
                 if '"' in text:
-                    # NumPy's parser is twice as fast, but supports quotes only within a line, and
-                    # empty fields only where this code fills them. From here on csv reads the rest.
+                    # The module csv reads the rest. NumPy's parser is twice as fast, but supports
+                    # quotes only within a line, and empty fields only where this code fills them.
                     yield from _quoted(columns, lines, file, first_line=line, rows=rows)
                     return
                 names, values = _plain(columns, lines, text, first_line=line)
@@ -111,8 +112,8 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[st
     Raises
     ------
     SettingsError
-        The file cannot be read, is not UTF-8, lacks a column, or a row has fewer fields than
-        the header.
+        The file cannot be read, is not UTF-8, lacks a column, or a row has more or fewer fields
+        than the header.
     """
     try:
         with _opened(path) as file:
@@ -223,7 +224,7 @@ def _quoted(
             ) from error
         if not records:
             return
-        # Within a block rows are counted: a line end within quotes shifts the line number slightly.
+        # Within a block, line numbers are counted by rows, so a line end within quotes shifts them.
         names, values = _values(columns, records, first_line=line)
         if len(names):
             yield Block(names, values, line)
@@ -268,12 +269,12 @@ def _plain(columns: _Columns, lines: list[str], text: str, *, first_line: int) -
     is_even = {line.count(",") for line in lines} <= {0, len(columns.header) - 1}
     found = _loaded(columns, _filled(text, "nan") if has_empty else lines) if is_even else None
     if found is None or (has_empty and (found["name"] == b"nan").any()):
-        # A field that NumPy cannot parse as a number, or a name that may be empty.
+        # NumPy cannot parse a field as a number, or a name is `nan` and may have been empty.
         return _values(columns, list(csv.reader(lines)), first_line=first_line)
     numbers = np.stack([found[name] for name in (found.dtype.names or ())[1:]])
     if "nan" in text.lower():
-        # A literal NaN stays NaN where empty fields become zero. A VM whose name looks like one
-        # only costs time.
+        # Read again with zeros in the empty fields: what is still NaN is a literal NaN. If only a
+        # VM's name contains `nan`, this merely costs time.
         zeros = _loaded(columns, _filled(text, "0"))
         assert zeros is not None, (
             "a field that is readable with one fill value is readable with the other"
@@ -326,7 +327,7 @@ def _complaint(
 
 
 def _value(text: str) -> float:
-    """Return a field as a number, NaN if it is none; Python's 1_000 is none."""
+    """Return a field as a number; NaN if it is not one, like 1_000, which Python would accept."""
     try:
         return nan if "_" in text else float(text)
     except ValueError:

@@ -1,8 +1,8 @@
-"""Group rows in order of arrival into one batch a time window: arrays of VMs by metric name.
+"""Group rows, which come in order of arrival, by time window: arrays of all VMs for each metric.
 
-A window begins with the earliest sample after the previous window and contains the samples of half
-an interval from there, so that neither jitter nor a slow drift of the sampling splits it. A row may
-take half an interval to arrive, and where many take longer, up to 30 s more.
+A window begins with the earliest sample after the previous window and lasts half an interval. So
+neither jitter nor a slow drift divides the samples of one round between two windows. A row may take
+half an interval to arrive; if many rows take longer, up to 30 s more.
 """
 
 from collections.abc import Generator, Iterable, Iterator
@@ -28,23 +28,23 @@ RATES: Final = (
 )
 _MEMORY: Final = RATES.index("memory_bytes")
 _CUMULATIVE: Final = np.array([row for row in range(len(RATES)) if row != _MEMORY])
-# Share of an interval: later samples belong to the next window, later arrivals are late.
+# Length of a window, and time that a row may take to arrive, as a share of the interval.
 _WINDOW_SHARE: Final = 0.5
-# Windows wait longer where more than this share of a block's rows would otherwise be late. Batches
-# that a collector occasionally delivers late are a fifth of it; they should not delay all frames.
+# Windows wait longer if otherwise more than this share of a block's rows would be late. The batches
+# that a collector occasionally delivers late are a fifth of this share, and must not delay frames.
 _LATE_SHARE: Final = 0.01
-# Maximum of the additional wait; the engine waits as long for a gap.
+# Maximum of the additional wait; the engine waits as long for the frames that fill a gap.
 _REORDER_S: Final = 30.0
-# In the order of `RATES`: 65,536 cores, 1 EiB, 1 TiB/s. No VM has more: a larger value is no
-# measurement, and a sum with it would not fit a frame's counter.
+# In the order of `RATES`: 65,536 cores, 1 EiB, 1 TiB/s. No VM has more, so a larger value is not a
+# measurement. A counter that includes it would not fit into a frame.
 _LARGEST_RATES: Final = np.array([[2.0**16], [2.0**60], *[[2.0**40]] * 4])
 _LARGEST_COUNTERS: Final = np.array([[2.0**62 / 1e9], [2.0**60], *[[2.0**62]] * 4])
-# For this many windows the collector waits for a VM that was seen.
+# A collector waits for the row of a VM that had a sample in one of this many last windows.
 _EXPECTED_WINDOWS: Final = 3
 
 
 class Samples(NamedTuple):
-    """Rows by arrival: arrival time, sample time, VM, and values of shape (len(RATES), n)."""
+    """Rows in order of arrival; `vm` holds indices, `values` has the shape (len(RATES), n)."""
 
     arrived_s: F64
     time_s: F64
@@ -85,8 +85,8 @@ class WindowCounts:
         return found
 
 
-# If more than this share of the rows missing between two windows came too late, the cause was the
-# upload.
+# If at least this share of the rows missing between two windows came too late, the gap is due to
+# the upload of samples and not to silent VMs.
 _HIDDEN_SHARE: Final = 0.5
 
 
@@ -114,8 +114,8 @@ class Window:
     expected
         Shape (vms,): VMs seen recently, for which a collector waits.
     follows_late
-        Whether most rows between the previous window and this one existed but were dropped because
-        they arrived too late: no VM was silent meanwhile.
+        Whether most rows between the previous window and this one were dropped because they arrived
+        too late. If so, the gap does not show that any VM was silent.
     """
 
     number: int
@@ -149,8 +149,8 @@ class Window:
 def interval_of(blocks: Iterable[Samples]) -> float | None:
     """Return the usual interval between samples of one VM, None where no VM has two.
 
-    The median of all intervals; if it is within 2 % of a two-digit number, that number is returned.
-    Reading stops after the first block in which a VM has two samples.
+    It is the median of all intervals, rounded to two significant digits if that changes it by at
+    most 2 %. Reading stops after the first block in which a VM has two samples.
     """
     vm, time_s = np.empty(0, np.intp), np.empty(0)
     for block in blocks:
@@ -173,14 +173,14 @@ def windows(
     is_stream: bool,
     counts: WindowCounts,
 ) -> Iterator[Window]:
-    """Yield windows, oldest first; a window is closed once nothing on time can follow.
+    """Yield windows, oldest first; a window is closed once no more rows for it can be on time.
 
     Parameters
     ----------
     blocks
-        Rows in order of arrival; none is empty.
+        Rows in order of arrival; no block is empty.
     vcpus
-        Shape (vms,); only its length counts, as the number of VMs.
+        Shape (vms,); only its length is used, as the number of VMs.
     is_stream
         Whether the values other than memory are counters, from which rates are computed.
     counts
@@ -207,7 +207,7 @@ def windows(
         now_s = float(block.arrived_s[-1])
         waiting = yield from _closed(state, waiting, now_s, counts)
     rest = yield from _closed(state, waiting, np.inf, counts)
-    # No row on time followed them, so no window was started for them.
+    # The remaining rows are late, and newer than all windows: only a row on time begins a window.
     counts.late += len(rest.vm)
 
 
@@ -228,7 +228,7 @@ class _State:
     def learn_patience(self, block: Samples) -> None:
         """Extend the wait from this block on, if many rows take long to arrive.
 
-        It is never shortened: rows that were to be awaited would become late.
+        The wait is never shortened, because rows for which a window was to wait would become late.
         """
         longest_s = self.span_s + _REORDER_S
         took_s = block.arrived_s - block.time_s
@@ -242,7 +242,7 @@ def _closed(
 ) -> Generator[Window, None, Samples]:
     """Yield the windows that ended before `now_s`; return the rows of later windows."""
     span_s, patience_s = state.span_s, state.patience_s
-    # A window of `span_s` is complete when its last sample has had its time to arrive.
+    # A window of `span_s` is complete when the time has passed in which its last sample can arrive.
     on_time = rows.arrived_s - rows.time_s <= patience_s
     starts = _starts(np.unique(rows.time_s[on_time]), state.start_s, span_s)
     done = starts[starts + (span_s + patience_s) < now_s]
@@ -285,7 +285,7 @@ def _window(
     state: _State, rows: Samples, chosen: NDArray[np.intp], start_s: float, counts: WindowCounts
 ) -> Window:
     size = len(state.seen)
-    # Backwards, so that of several samples of one VM the first to arrive stays.
+    # Store backwards, so that of several samples of one VM the one that arrived first is kept.
     backwards = chosen[::-1]
     vm = rows.vm[backwards]
     time_s = np.full(size, np.nan)
@@ -325,7 +325,7 @@ def _window(
 def _rates(state: _State, values: F64, time_s: F64) -> tuple[F64, Bools]:
     """Return rates from counters, and the VMs whose counters restarted.
 
-    After an empty field the next rate is a mean over the time since the last value.
+    After an empty field, the next rate is the mean over the time since the last known value.
     """
     grown, restarted = growth(values[_CUMULATIVE], state.counters[_CUMULATIVE])
     lasted_s = (time_s - state.counted_s)[_CUMULATIVE]

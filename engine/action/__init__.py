@@ -1,4 +1,4 @@
-"""From alerts to orders, and from orders to calls: pure, independent of how a fault is detected.
+"""Decides which alerts lead to orders, and which orders to calls. Pure: no I/O, no detection.
 
 The planner and every agent judge an order by the same rules over the same log.
 """

@@ -1,7 +1,8 @@
-"""The table of actions: what each is called, what it costs the guest, and what asks for it.
+"""The table of actions: names, harm to the guest, and the suggestions that each action answers.
 
-A new action is an entry here, rules of the preflight check (`engine.action.preflight`), a method of
-the port `Actuator` and its call (`engine.roles.calling`). The type checker names what is missing.
+A new action needs an entry here, rules of the preflight check (`engine.action.preflight`), a method
+of the port `Actuator` and its call (`engine.roles.calling`). The type checker reports what is
+missing.
 """
 
 from collections.abc import Set
@@ -16,16 +17,16 @@ T = TypeVar("T")
 
 
 class Harm(IntEnum):
-    """What the guest loses by an action; an escalation policy goes from less to more."""
+    """What the guest loses by an action; an escalation policy orders actions by rising harm."""
 
     NONE = 0
-    """Nothing: it does not notice."""
+    """Nothing: the guest does not notice the action."""
     PAUSE = 1
-    """Milliseconds, while it is switched to another node or disk."""
+    """Milliseconds of run time, while the VM is switched to another node or disk."""
     REBOOT = 2
-    """Its processes, which it may end by itself."""
+    """Its running processes; the guest may end them properly."""
     RESET = 3
-    """Its memory."""
+    """The content of its memory; no process is ended properly."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +44,7 @@ class Facts:
     target
         What the order names as destination; None for an action that moves nothing.
     signals
-        The engine's suggestions that it matches.
+        The engine's suggestions that this action answers.
     """
 
     noun: str

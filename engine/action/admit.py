@@ -1,9 +1,9 @@
 """Admission control: whether an order may run, given earlier orders and control commands.
 
-The planner checks before it appends an order, and every agent checks again after reading it. All
-use the same function over the same log, so any number of planners and restarts get one answer.
-`log_rules` read only the log, so their result is the same for every reader. `present_rules` also
-read the clock and the control topic, so their result depends on the reader.
+The planner checks an order before it appends it, and every agent checks it again after reading it.
+All use the same function. `log_rules` read only the log, so every planner and agent gets the same
+result, also after a restart. `present_rules` also read the clock and the control topic, so their
+result depends on the reader.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,8 +32,8 @@ SENTENCES: Final[Mapping[str, str]] = {
     **present_rules.SENTENCES,
 }
 
-# Temporary refusals: the incident may be ordered again after its back-off. Any other refusal closes
-# the incident to machines.
+# Rules whose refusals are temporary: an agent ends the step as "not_attempted", and the planner may
+# order again after a back-off, as after an expiry. Any other refusal leaves the incident to people.
 PASSING: Final = frozenset(
     {
         "step_open", "backoff", "vm_in_flight", "vm_spacing", "group_in_flight", "group_sick",
@@ -90,24 +90,27 @@ def admit(
 def logged(history: History, order: Order, policy: Policy, *, offset: int, time_ms: int) -> History:
     """Return the history with one more order, admitted or not, without orders older than a day.
 
-    An order given under another policy counts as spent: only its own planner can judge it.
+    An order issued under another policy counts against the budgets as if it had been admitted,
+    because only a reader with that policy can check it.
     """
     context = RequestContext(order, history, policy, time_ms, time_ms, {})
     admitted = order.policy != policy.hash or _first_refusal(LOG_RULES, context).admitted
-    # A repeated key is never admitted, under any policy: the first order wins.
+    # A second order for the same step is never admitted, whatever its policy: the first one counts.
     admitted = admitted and log_rules.duplicate(context) is None
     kept = history
-    # An append time that contradicts the order's own times must not drop orders from the budgets.
+    # An append time that contradicts the order's own times may be wrong. It must not make earlier
+    # orders look older than a day, because the budgets would then not count them.
     if log_rules.append_time(context) is None:
         kept = tuple(entry for entry in history if entry.time_ms > time_ms - DAY_MS)
     return (*kept, Logged(order, offset, time_ms, admitted))
 
 
 def closed(history: History, result: OrderResult, *, time_ms: int) -> History:
-    """Return the history with the order of `result` closed; its first result counts.
+    """Return the history with `result` entered in its order; an order's first result counts.
 
-    A result appended (`time_ms`) after the step's deadline came when planners had already given up
-    the step as unknown. Such a result explains the outcome but does not reopen the incident.
+    Planners end a disruptive step as unknown if its deadline passes without a result. So a result
+    appended (`time_ms`) more than `RESULT_LATENESS_MS` after the deadline is kept with the outcome
+    "unknown", and the incident stays ended.
     """
     key = (result.incident, result.step)
     for index, entry in enumerate(history):
@@ -122,7 +125,7 @@ def closed(history: History, result: OrderResult, *, time_ms: int) -> History:
 
 
 def claimed(history: History, claim: Claim, *, time_ms: int) -> History:
-    """Return the history with the order of `claim` claimed; the first claim of an order counts.
+    """Return the history with `claim` entered in its order; an order's first claim counts.
 
     A claim counts only for the node of the order, before the order expires or is closed.
     """
@@ -161,8 +164,8 @@ def may_finish(
 ) -> Admission:
     """Return whether an interrupted step may be finished.
 
-    The step has already spent its budgets. A person may have paused or forbidden it since, and no
-    call follows after the step's deadline or after a result has closed it.
+    Budgets are not checked again, because the step has already used them. The step is refused if a
+    newer command forbids it, if its deadline has passed, or if a result has closed it.
 
     Parameters
     ----------

@@ -27,23 +27,24 @@ from flatline.engine.wire.alert import Alert
 from flatline.engine.wire.control import Control
 from flatline.engine.wire.order import Order
 
-# The longest delay between the append and the reading of a record that was in time.
+# How long after its append a record may be read. If a record could only be in time until some
+# moment, the planner waits for this long after that moment before it assumes that there is none.
 _LATENESS_MS: Final = 5_000
-# How long after a move's deadline the planner waits for a minute of its target's load.
+# How long after a migration's deadline the planner still waits for the load of the target node.
 _SETTLE_MS: Final = 300_000
-# How many inhibited incidents are checked again each second. Inhibitions last minutes, and a change
-# to the incident itself is handled immediately; to check a thousand a second took a sixth of a
-# core.
+# How many inhibited incidents are checked again each second. That is enough, because inhibitions
+# last minutes and a changed alert is handled immediately. Checking a thousand a second took a sixth
+# of a core.
 HELD_ASKED: Final = 100
-# Incidents that ended a day ago are dropped once a minute: to scan ten thousand each second costs
-# as much as all other work.
+# How often incidents are dropped whose newest alert and order are older than a day. Scanning ten
+# thousand incidents each second costs as much as all other work.
 _SWEEP_MS: Final = 60_000
 
 QUARANTINER: Final = "planner"
 
 
 def every_incident(state: PlannerState, policy: Policy, now_ms: int) -> Stepped:
-    """Advance all incidents to `now_ms`: storms first, since they inhibit other orders."""
+    """Advance the incidents to `now_ms`; check for storms first, because they inhibit orders."""
     if not state.live:
         return state, ()
     state, said = storms(state, now_ms)
@@ -61,8 +62,8 @@ def every_incident(state: PlannerState, policy: Policy, now_ms: int) -> Stepped:
             state, more = _given_up(state, incident, error)
             other_incidents = other_incidents_of(state.incidents)
         done.extend(more)
-        # A step changes only its own incident; to count all others again each time takes quadratic
-        # time.
+        # `advance` changes only one incident. Summarising all incidents again after each of them
+        # would take quadratic time.
         other_incidents = _with_step(other_incidents, state.incidents.get(incident.id))
     return state, tuple(done)
 
@@ -82,7 +83,7 @@ def _with_step(other_incidents: "OtherIncidents", incident: Incident | None) -> 
 
 
 def _given_up(state: PlannerState, incident: Incident, error: Exception) -> Stepped:
-    """Drop an incident that raised an error; its earlier orders still count."""
+    """Drop an incident whose processing failed; its earlier orders still count in the budgets."""
     kept = {key: one for key, one in state.incidents.items() if key != incident.id}
     why = f"{type(error).__name__}: {error}"
     said = report(incident, "outcome", "given_up", page=True, values={"why": why})
@@ -90,7 +91,10 @@ def _given_up(state: PlannerState, incident: Incident, error: Exception) -> Step
 
 
 def _asked(state: PlannerState) -> tuple[PlannerState, list[Incident]]:
-    """Return the incidents to advance now: all others, and the next part of the inhibited ones."""
+    """Return the incidents to advance now: all that are not inhibited, and some that are.
+
+    Inhibited incidents take turns, at most `HELD_ASKED` at a time.
+    """
     held = [incident for incident in state.incidents.values() if incident.held_by]
     rest = [incident for incident in state.incidents.values() if not incident.held_by]
     if len(held) <= HELD_ASKED:
@@ -101,7 +105,7 @@ def _asked(state: PlannerState) -> tuple[PlannerState, list[Incident]]:
 
 
 def storms(state: PlannerState, now_ms: int, places: Iterable[Place] | None = None) -> Stepped:
-    """Pause every place whose VMs are in trouble together; None checks all places."""
+    """Pause each place in which many VMs have faults at once; `places` None checks all."""
     done: list[Instruction] = []
     for place in state.trouble if places is None else dict.fromkeys(places):
         trouble = state.trouble[place]
@@ -134,12 +138,12 @@ def _vm_count(state: PlannerState, place: Place) -> int:
 
 @dataclass(frozen=True, slots=True)
 class OtherIncidents:
-    """The summary of all incidents, for the next order of one.
+    """A summary of all incidents, which the decision about one incident needs.
 
     Attributes
     ----------
     pending
-        Orders that were appended but not read back yet: they count as spent.
+        Orders that were appended but not read back yet: they already count in the budgets.
     firing
         The VMs whose alerts fire, as UUID texts by tenant and group.
     """
@@ -151,7 +155,7 @@ class OtherIncidents:
 def other_incidents_of(
     incidents: Mapping[str, Incident], *, of: Alert | None = None
 ) -> OtherIncidents:
-    """Return the summary of these incidents; with `of`, only the VMs of that alert's group."""
+    """Return the summary of these incidents; with `of`, `firing` has only that alert's group."""
     firing: defaultdict[tuple[str | None, str | None], set[str]] = defaultdict(set)
     pending = []
     for one in incidents.values():
@@ -204,7 +208,7 @@ def advance(
 
 
 def _unmarked_ms(order: Order) -> int:
-    """Return when the last valid result must have been read: see `admit.closed`."""
+    """Return the time by which a valid result would have been read; see `admit.closed`."""
     return order.deadline_ms + RESULT_LATENESS_MS + _LATENESS_MS
 
 
@@ -239,7 +243,7 @@ def _failed(state: PlannerState, incident: Incident, policy: Policy, now_ms: int
 
 
 def evidence_saved(state: PlannerState, incident: Incident, *, saved: bool, why: str) -> Stepped:
-    """Continue an incident after the agent reported the result of saving evidence."""
+    """Continue an incident after its evidence was saved, or after saving it failed."""
     said = report(incident, "outcome", "evidence" if saved else "no_evidence", values={"why": why})
     # Saving evidence changed nothing, so no back-off is needed.
     further = replace(
@@ -249,7 +253,7 @@ def evidence_saved(state: PlannerState, incident: Incident, *, saved: bool, why:
 
 
 def _settle(state: PlannerState, incident: Incident, policy: Policy, now_ms: int) -> Stepped:
-    """Check whether a migration overloaded its target, and revert the migration if so."""
+    """Check whether a migration overloaded its target; if so, schedule its reversal."""
     order = incident.order
     if order is None or order.target is None:
         return put(state, moved(incident, "mended")), ()
@@ -351,7 +355,7 @@ def _ordered(state: PlannerState, incident: Incident, proposal: Proposal) -> Ste
 def quarantined(
     state: PlannerState, incident: Incident, policy: Policy, now_ms: int, why: str
 ) -> Stepped:
-    """Quarantine a VM until a person ends it; in mode `observe` only report it."""
+    """Quarantine a VM until a person ends the quarantine; in mode `observe` only report it."""
     alert = incident.alert
     if alert is None:
         return state, ()

@@ -1,7 +1,7 @@
 """The policy file: modes, limits and the escalation policy for each kind of fault.
 
-A policy may be stricter than the hard limits below but never laxer. It is a value: every order
-contains its `hash`, so that planner and agent know that they use the same policy.
+A policy may be stricter than the hard limits in `BOUNDS`, but never laxer. Every order contains the
+`hash` of the planner's policy, so that an agent can check that it uses the same policy.
 """
 
 import math
@@ -25,16 +25,18 @@ Purpose = Literal["production", "demo", "lab"]
 
 SHIPPED: Final = ("default", "demo", "lab")
 
-# The kinds of alerts that a policy may answer; alerts on more than one VM lead to no step.
+# The kinds of fault for which a policy may have steps: those with steps in the default policy. A
+# fault of more than one VM has none.
 KINDS: Final = tuple(kind.value for kind in Kind if kind.fault.escalation.steps)
 
-# The interval at which the engine publishes a firing alert again, plus two missed windows.
-# A verification has failed if an alert still fires within this window before the deadline.
+# A step has failed if the engine still reports the alert as firing within this time before the
+# step's deadline. The engine publishes a firing alert again every 60 s; the rest is for two missed
+# windows.
 VERDICT_WINDOW_MS: Final = 90_000
 
 
 class Modes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The mode of an action: by tenant and action first, then by action, then the default."""
+    """The mode of an action: set for tenant and action, else for the action, else `default`."""
 
     default: Mode = "observe"
     actions: dict[Action, Mode] = {}
@@ -47,8 +49,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     Attributes
     ----------
     site_per_10min, site_least, site_ratio
-        Disruptive orders of a site in 10 min: at most the first, and at most the larger of the
-        second and the third's share of the site's VMs. The same for `cell_*`.
+        A site of n VMs may have `min(site_per_10min, max(site_least, site_ratio * n))` disruptive
+        orders in 10 min. `cell_*` limit each cell by the same formula.
     backoff_s
         Waits before the second, third and fourth step of one incident.
     grace_limit_s
@@ -56,13 +58,15 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     newborn_s
         The history that a VM must have before any disruptive action.
     interval_s
-        The site's sampling interval; data may be `max(120, 1.5 * interval_s)` old.
+        The site's sampling interval. At the time of a call, the newest sample behind the order may
+        be `max(120, 1.5 * interval_s)` s old.
     look_gap_s
         The time between the two samples of the agent's preflight check.
     new_log_observe_s
         How long an agent only observes on a log that it does not know.
     target_load_max_ratio, target_margin_ratio
-        A migration's target must be below the first, and below its source by the second.
+        With the VM on it, the target of a migration may have at most a load of
+        `target_load_max_ratio`, and at least `target_margin_ratio` less than the source now.
     """
 
     site_per_10min: int = 20
@@ -98,15 +102,15 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return min(self.cell_per_10min, max(self.cell_least, math.floor(self.cell_ratio * vms)))
 
     def backoff_ms(self, step: int) -> int:
-        """Return the wait between step `step - 1` of an incident and `step` (≥ 1)."""
+        """Return the wait before the next step of an incident that has had `step` (≥ 1) steps."""
         return 1000 * self.backoff_s[min(step, len(self.backoff_s)) - 1]
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
     """A complete, validated policy file.
 
-    `ladders` contains the steps for each kind of fault; `pools` contains the pools to which the
-    disks of a pool may be moved, the best first.
+    `ladders` contains the steps for each kind of fault. `pools` contains, for each storage pool,
+    the pools to which its disks may be moved, the best first.
     """
 
     version: Literal[1]
@@ -119,7 +123,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @cached_property
     def hash(self) -> str:
-        """The hash of the content, independent of layout, comments and order: 32 hex digits."""
+        """The hash of the content, regardless of layout, comments and key order: 32 hex digits."""
         return blake2b(msgspec.json.encode(self, order="sorted"), digest_size=16).hexdigest()
 
     def mode(self, *, tenant: str | None, action: Action) -> Mode:
@@ -165,8 +169,8 @@ BOUNDS: Final = (
     Bound("target_margin_ratio", 0.05, 1, 0.05, 1, "without a margin VMs move to and fro"),
 )  # fmt: skip
 
-# Step deadlines: one verdict window must fit after the call, and the end must fall into the same
-# shift.
+# The shortest and longest deadline of a step. The short one leaves time to observe the effect
+# (`VERDICT_WINDOW_MS`); with the long one a person still learns of a failure within the hour.
 _DEADLINE_S: Final = (180, 3600)
 _BACKOFF_S: Final = (600, 1800, 7200)
 _DISRUPTIVE_STEPS: Final = 3
@@ -277,7 +281,7 @@ def _beyond_last_step(kind: str, steps: tuple[Step, ...]) -> list[str]:
 
 
 def _check_names(raw: object, shape: object, *, where: str, source: str) -> None:
-    """Raise for an unknown key, with the nearest known one, and for a word that is not allowed."""
+    """Raise `SettingsError` for an unknown key, naming a similar one, or for an illegal word."""
     choices = get_args(shape) if get_origin(shape) is Literal else ()
     allowed = [choice for choice in choices if isinstance(choice, str)]
     if allowed and isinstance(raw, str) and raw not in allowed:

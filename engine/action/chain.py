@@ -1,7 +1,7 @@
 """The hash chain of the journal: each entry contains the hash of the entry before it.
 
-To edit, drop or cut entries without detection, all later entries must be forged, and also the head
-that was stored elsewhere. There is one chain per run of a writer.
+Edits, missing entries and truncation are detected unless all later entries are forged too, and also
+the head that is stored outside the log. There is one chain per run of a writer.
 """
 
 from collections.abc import Iterable, Mapping
@@ -75,11 +75,11 @@ def verify(
         Entries from the log, those of each writer in their order. A repeated entry is not reported:
         delivery is at least once.
     heads
-        Heads that were stored elsewhere; a chain that ends before its head was cut.
+        Heads that were stored outside the log. If a chain ends before its head, it was truncated.
     cut_ms
         The time up to which retention has deleted the oldest records of the log; None if it has
-        deleted none. A chain may then begin later, but not after the entry that its head says was
-        checked, and a chain that ended before that time may be missing.
+        deleted none. The first entries of a chain may then be missing, but only up to its stored
+        head. A chain whose head is not newer than this time may be missing entirely.
     """
     known = {head.writer: head for head in heads}
     begun: set[Head] = set()
@@ -112,15 +112,15 @@ def verify(
         "chain was truncated or replaced."
         for head in known.values()
         if head.sequence and links.get((head.writer, head.sequence - 1)) != head.link
-        # Deleted by retention: the chain ended before `cut_ms`, or it continues directly after the
-        # head.
+        # No truncation if retention deleted the entry: the chain ended before `cut_ms`, or what is
+        # left of the chain begins directly after the head.
         if cut_ms is None
         or (head.time_ms > cut_ms if head.writer not in reached else head not in begun)
     ]
 
 
 def _first(entry: JournalEntry, head: Head | None, cut_ms: int | None) -> Head:
-    """Return the head of a chain before its first entry that the log still holds."""
+    """Return the head that precedes `entry`, the first entry of a chain that the log still has."""
     if cut_ms is None or (head is not None and head.sequence < entry.sequence):
         return Head(entry.writer)
     if head is not None and head.sequence == entry.sequence:

@@ -1,12 +1,13 @@
 """Control commands: one function decodes them for planner, agent and command line.
 
 Any writer of the topic may add a restriction: a pause, a maintenance or a quarantine needs no
-signature. A command that relaxes a restriction needs an operator's signature: to withdraw a
-command or end it earlier, an approval, a mode, a policy, and to write under another command's key.
+signature. An operator must sign a command of any other kind, a command that ends or shortens a
+restriction, and a record whose key is not the key of its command.
 
-The topic is compacted, so a rejected record has still displaced the command before it. A reader
-that has read that command keeps it, and a planner writes it back. A reader that finds only the
-rejected record holds a restriction in its place, until an operator writes under that key.
+The topic is compacted: it keeps only the newest record of a key, even if readers reject it. So a
+rejected record displaces the command that had its key. A reader that has read the displaced command
+keeps it in force, and a planner appends it again. A reader that finds only the rejected record
+assumes a restriction in place of the lost command, until an operator writes under that key.
 """
 
 from collections.abc import Mapping
@@ -33,39 +34,43 @@ from flatline.engine.wire.control import (
 )
 from flatline.engine.wire.order import KEY_HEADER, check_signature
 
-# Any writer of the topic may set these, unless they are expired or inactive.
+# Any writer of the topic may set or extend these; only an operator may end or shorten them.
 _RESTRICTIONS: Final[frozenset[ControlKind]] = frozenset({"pause", "maintenance", "quarantine"})
-# A command that relaxes a restriction is appended as soon as it is signed. An older signature is
-# taken for a copy: the bytes that ended last week's pause must not end today's. Kerberos allows the
-# same clock difference.
+# How long before its append a command that relaxes a restriction may have been signed. An older
+# record may be a copy: the bytes that ended last week's pause must not end today's. Kerberos allows
+# the same clock difference, 5 min.
 _FRESH_MS: Final = 300_000
-# A command dated ahead of the log could be replayed against later commands until that date.
+# How far a command may be dated ahead of the log. Until its date, a copy of it could end commands
+# that were appended after it.
 _AHEAD_MS: Final = CLOCK_SLACK_MS
 _KEY_PARTS: Final = 4
-# A site has some hundred commands; an owner who patches thousands of VMs writes one for each. At
-# the limit, expired ones are dropped, but only if that removes a tenth; else each further record
-# would require a scan of all of them.
+# The most commands that are kept. A site has some hundred, but an owner who patches thousands of
+# VMs writes one for each VM. At the limit, expired commands are dropped if that removes at least a
+# tenth; if it removed fewer, almost every further record would require a scan of all commands.
 _MOST: Final = 10_000
 _MOST_IN_FORCE: Final = 9_000
-# The longest key of a command: three texts of 4 bytes a character.
+# The longest key that is accepted: a key has up to three texts of at most 1,024 characters, with up
+# to 4 bytes a character.
 _MOST_KEY_BYTES: Final = 16_384
 _TOO_MANY_KEY: Final = b"too-many-words"
 
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """The effect of one record of control.
+    """The effect of one control record.
 
     Attributes
     ----------
     command
-        The command to apply with `with_command`, at its append time; None changes nothing.
+        The command to apply with `with_command`, dated with its append time; None changes nothing.
     by_operator
-        Whether an operator signed it: only then it ends a hold for a rejected or unreadable record.
+        Whether an operator signed the command, and the record is no copy of an older one. Only such
+        a command ends the restriction that stands for a rejected or unreadable record.
     rejected
         Why the record was rejected, None if it was accepted.
     displaces
-        Whether the record replaced, in the log, a command that remains in force.
+        Whether a command that remains in force had the same record key: the compacted log keeps
+        only this record, so a planner has to append that command again.
     """
 
     command: Control | None
@@ -98,7 +103,7 @@ def hear(
         hold = unreadable(key, time_ms=time_ms, why=error.detail)
         # An empty value deletes a key when the topic is compacted; Flatline never writes one.
         return Heard(hold, rejected=error, displaces=not value and _stands(controls.get(key)))
-    # The sources of holds are reserved: no record may use them.
+    # These sources mark restrictions that readers assume for lost commands; no record may use them.
     source = "" if control.source in RESTRICTIONS else control.source
     control = msgspec.structs.replace(control, source=source)
     held, own = controls.get(control.key()), key == control.key()
@@ -107,10 +112,12 @@ def hear(
     if loosens(control, held) or not own:
         if operator is None and fault is None:
             fault = RecordRejected("bad_signature", f"{_text(control)} requires an operator key")
-        # A planner that writes a command back repeats a command that is in force anyway.
+        # A planner that appends a displaced command again uses the old bytes. They are accepted:
+        # that command is in force anyway.
         if fault or (stale and not (own and held and _says_the_same(control, held))):
             return _refused(key, fault or stale, time_ms=time_ms, controls=controls)
-    # Later commands are compared by the log's time, since the clock of an author may be wrong.
+    # The command gets its append time, because the clock of its author may be wrong: later commands
+    # are compared with this time.
     control = msgspec.structs.replace(control, time_ms=time_ms)
     displaces = not own and _stands(controls.get(key))
     if operator is None:
@@ -123,7 +130,7 @@ def hear(
 
 
 def loosens(control: Control, held: Control | None) -> bool:
-    """Return whether a command in the place of `held` relaxes any restriction."""
+    """Return whether `control` may relax a restriction if it replaces `held`."""
     if control.kind not in _RESTRICTIONS or not control.active:
         return True
     if held is None or not held.active:
@@ -136,7 +143,10 @@ def loosens(control: Control, held: Control | None) -> bool:
 def _operator(
     value: bytes, headers: Headers, *, trusted: TrustedKeys, time_ms: int
 ) -> tuple[str | None, RecordRejected | None]:
-    """Return the id of the operator's key that signed a command, or why it does not count."""
+    """Return the id of the operator's key that signed a command, or why the key does not count.
+
+    Both are None if the command names no key.
+    """
     if not any(header == KEY_HEADER for header, _ in headers):
         return None, None
     try:
@@ -186,7 +196,7 @@ def _stale(
 
 
 def _ends(held: Control) -> bool:
-    """Return whether a command in the place of `held` ends anything."""
+    """Return whether a command that replaces `held` ends anything: a past restriction has ended."""
     return held.active or held.kind not in _RESTRICTIONS
 
 
@@ -202,7 +212,7 @@ def _text(control: Control) -> str:
 def _refused(
     key: bytes, error: RecordRejected | None, *, time_ms: int, controls: Mapping[bytes, Control]
 ) -> Heard:
-    """Return the effect of a rejected record: the command before it remains, else a hold."""
+    """Return the effect of a rejected record: a displaced command stays, else a restriction."""
     assert error is not None
     if _stands(controls.get(key)):
         return Heard(None, rejected=error, displaces=True)
@@ -214,7 +224,7 @@ def _stands(held: Control | None) -> bool:
 
 
 def _restriction(key: bytes, error: RecordRejected, *, time_ms: int) -> Control | None:
-    """Return the restriction that a displaced command under `key` may have set; None: none."""
+    """Return the restriction that a lost command under `key` may have set, None if it set none."""
     parts = key.decode("utf-8", "replace").split("/")
     kinds, scopes = get_args(ControlKind), get_args(ControlScope)
     if not (len(parts) == _KEY_PARTS and parts[0] in kinds and parts[1] in scopes):
@@ -260,9 +270,9 @@ def with_command(
 ) -> Mapping[bytes, Control]:
     """Return the commands in force by key with one more, read from a record with key `key`.
 
-    A hold for that key, set because a record was unreadable or rejected, ends only with an
-    operator's command. Commands that no operator signed are limited in number: beyond the limit one
-    pause of the whole site replaces further ones.
+    A restriction that stands for an unreadable or rejected record under that key ends only with an
+    operator's command. Commands that no operator signed are limited in number: beyond the limit,
+    one pause of the whole site takes the place of all further ones.
     """
     kept = layered(controls)
     if command.source in RESTRICTIONS:
@@ -275,7 +285,7 @@ def with_command(
 def _bounded(
     kept: Layered[bytes, Control], place: bytes, command: Control
 ) -> Layered[bytes, Control]:
-    """Return the commands with one more that no operator signed, or with a pause of the site."""
+    """Add a command that no operator signed; at the limit, add a pause of the site instead."""
     instead = restriction_key(_TOO_MANY_KEY)
     if place not in kept and len(kept) >= _MOST and instead not in kept:
         standing = {key: one for key, one in kept.items() if _matters(one, command.time_ms)}
@@ -296,7 +306,7 @@ def _matters(command: Control, time_ms: int) -> bool:
 def _too_many(command: Control) -> Control:
     """Return the pause of the site that replaces a command which is not kept.
 
-    It is dated by that command, so that an end signed before it does not end it.
+    The pause has the time of that command, so that a withdrawal signed earlier does not end it.
     """
     return Control(
         kind="pause",

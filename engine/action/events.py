@@ -39,7 +39,7 @@ class ResultSeen:
 
 @dataclass(frozen=True, slots=True)
 class ControlSeen:
-    """A control record was read; `key` is the record's key, None the command's own.
+    """A control record was read; `key` is its key, None if it is the key of the command.
 
     For `by_operator` see `engine.action.commands.Heard`.
     """

@@ -1,6 +1,6 @@
-"""The node's record of a guest: how its vCPUs rest, and which signs of life it gave.
+"""The node's record of a guest: how long its vCPUs are idle, and its signs of life.
 
-Pure: all times are those of the samples and answers, monotonic on the node.
+Pure: all times come with the samples and answers, by the node's monotonic clock.
 """
 
 from collections.abc import Mapping
@@ -17,14 +17,16 @@ _IDLE_SHARE: Final = 0.1
 ANSWERED_WITHIN_NS: Final = 600 * 10**9
 # Answers are reported once in five minutes, so that a healthy node writes little to the log.
 _REPORT_AGAIN_NS: Final = 300 * 10**9
-# Two rounds of guest probing, and a margin for a busy one.
+# On a bridge that works, another guest must have answered within this time: two rounds of guest
+# probing (10 s each), and a margin for a slow round.
 BRIDGE_NS: Final = 25 * 10**9
-# One answer may be lost in a full queue of the bridge or of the guest.
+# Consecutive missing answers after which a guest is reported as silent: a single answer may be lost
+# in a full queue of the bridge or of the guest.
 _MISSES: Final = 2
 
-# A counter that stood still for longer than the guest's I/O, by this margin, did so while the guest
-# lived. Rounds are 10 s apart, so each of both times is known to 10 s, and a request under way at a
-# death may end 5 s after it.
+# If a counter stopped more than this before the guest's last I/O, it stopped while the guest lived,
+# so death did not stop it. Rounds are 10 s apart, so each of the two times is known to within 10 s;
+# the other 5 s are for a request in progress that completes after the death.
 PRECEDES_S: Final = 25.0
 
 Channel = Literal["probe", "agent"]
@@ -32,7 +34,7 @@ ProbeReport = Literal["answered", "silent"]
 
 
 class _Still(NamedTuple):
-    """A counter of a guest: value, since when it is unchanged, and how long it rested before."""
+    """A counter of a guest, and since when it is unchanged; other fields are as in `Rest`."""
 
     value: int
     since_ns: int
@@ -63,12 +65,13 @@ class Guest:
     seen_ns: int
     stills: tuple[_Still, ...] = ()
     interrupts: _Still | None = None
-    # Its I/O counter, and when it last increased; None is not known, and never.
+    # The I/O counter, None if not known, and when it last changed, None if never.
     moved: int | None = None
     moved_ns: int | None = None
     probe: Answers = field(default_factory=Answers)
     agent: Answers = field(default_factory=Answers)
-    # The panic line found when the console was first read in this boot; None before that.
+    # The panic line in the console's text at its first reading in this boot, "" if it had none;
+    # None before that reading.
     console_old: str | None = None
     console_panic: bool = False
 
@@ -105,16 +108,16 @@ def _interrupts(before: _Still | None, now: ObservedGuest, rested_ns: int) -> _S
 
 
 def _after(still: _Still, now: _Still, *, rested_ns: int, most: int) -> _Still:
-    """Return how long a counter stands still after a sample without I/O for `rested_ns`.
+    """Return a counter's record after one more sample, before which I/O rested for `rested_ns`.
 
-    `most` is the largest gain of a live kernel at rest.
+    `most` is the largest gain with which a live kernel counts as idle.
     """
     gained = now.value - still.value
     if gained == 0:
         return still
     if gained < 0:
         return now
-    # This is an upper bound: when it ran within the last interval is not known.
+    # An upper bound: when exactly the counter moved within the last interval is not known.
     longest_s = max(still.longest_s, (now.since_ns - still.since_ns) / 1e9)
     idle_s = still.idle_s + (rested_ns / 1e9 if gained <= most else 0.0)
     return now._replace(longest_s=longest_s, idle_s=idle_s)
@@ -123,7 +126,7 @@ def _after(still: _Still, now: _Still, *, rested_ns: int, most: int) -> _Still:
 def heard(
     guest: Guest, channel: Channel, sign: Sign, *, now_ns: int
 ) -> tuple[Guest, ProbeReport | None]:
-    """Return the guest after one more answer or its lack, and the report that is due, if any."""
+    """Return the guest after an answer or a missing answer, and the report that is due, if any."""
     answers = guest.probe if channel == "probe" else guest.agent
     reported: ProbeReport | None = None
     if sign == "answered":
@@ -143,7 +146,7 @@ def heard(
 
 
 def on_bridge(sign: Sign, answered_ns: Mapping[bytes, int], vm: bytes, *, now_ns: int) -> Sign:
-    """Return the sign of a card's answer; silence counts only on a bridge that works.
+    """Return the result of probing one network card; silence counts only if its bridge works.
 
     A disconnected bridge or uplink silences the guest's traffic and its answers alike, so another
     guest must have answered on the same bridge within `BRIDGE_NS`.
@@ -176,9 +179,9 @@ def signs_of(
     Parameters
     ----------
     guest
-        None if the node has not watched it.
+        None if the node has not watched the guest.
     probe, agent
-        The results of asking it now. Silence counts only if the guest answered lately.
+        The results of probing the guest now. Silence counts only if the guest answered lately.
     """
     if guest is None or (guest.instance, guest.boots_seen) != (sample.instance, sample.boots_seen):
         return Signs(probe=_only_life(probe), agent=_only_life(agent))
@@ -204,13 +207,19 @@ def _only_life(sign: Sign) -> Sign:
 
 
 def _as_reported(answers: Answers, sign: Sign) -> Sign:
-    """Return the result of the last rounds if a sample is too short to wait for an agent."""
+    """Return `sign`; an unknown one is `silent` if the guest agent missed the last rounds.
+
+    A preflight check is too short to wait for the timeout of a guest agent.
+    """
     missed = answers.reported == "silent" and answers.misses >= _MISSES
     return "silent" if sign == "unknown" and missed else sign
 
 
 def _sign(guest: Guest, answers: Answers, sign: Sign, now_ns: int) -> Sign:
-    """Return the meaning of an answer or its lack; a guest that went on working is not silent."""
+    """Return `sign`; `silent` becomes `unknown` after I/O, or if the guest did not answer lately.
+
+    I/O that follows the first missing answer shows that the guest lived without answering.
+    """
     if sign != "silent":
         return sign
     moved_ns, missed_ns = guest.moved_ns, answers.missed_ns
@@ -245,8 +254,8 @@ _LINE_CHARACTERS: Final = 200
 def console_read(guest: Guest, text: str) -> tuple[Guest, str]:
     """Return the guest after its console was read, and the line of its kernel panic, if new.
 
-    Text found at the first reading of a boot may be of an earlier boot and does not count. The line
-    is reported once, without control characters, and cut.
+    A panic line in the text of a boot's first reading may be of an earlier boot, so it does not
+    count. A line is reported once, without control characters and cut to `_LINE_CHARACTERS`.
     """
     line = next((one for one in reversed(text.splitlines()) if _PANIC in one), "")
     if guest.console_old is None:

@@ -61,7 +61,7 @@ class Incident:
     alert
         The newest alert; None while only orders were read.
     order
-        The newest order for the incident, read back or only appended.
+        The newest order for the incident, read from the log or just appended by this planner.
     failed_steps
         How many steps of the escalation policy were tried and failed.
     called_ms

@@ -1,6 +1,6 @@
 """Trusted keys: planners sign orders, agents results and claims, engines alerts and scores.
 
-To relax a restriction, an operator's signature is needed; `engine.action.commands` reads commands.
+Operators sign control commands that relax a restriction; see `engine.action.commands`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -44,16 +44,16 @@ Headers = tuple[tuple[str, bytes], ...]
 
 @dataclass(frozen=True, slots=True)
 class TrustedKeys:
-    """Public keys by `key_id`; a key may be in two roles if one process has both.
+    """Public keys of each role, by `key_id`; the key of a process with two roles is in both.
 
     Attributes
     ----------
     nodes
-        By agent's key, the nodes whose orders it may close. A key that is not listed may close
-        those of every node, for one process that is the agent of all nodes.
+        For each agent's key, the nodes whose orders it may claim and close. A key that is not
+        listed may do so for every node, because one process may be the agent of all nodes.
     names
-        By key, the name in its file. It replaces the author stated in a record. The installation's
-        own keys have no name here.
+        For each key, the name in its file, which replaces the author stated in a record. The
+        installation's own keys have no name here.
     until_ms
         By key, when it expires (ms since the epoch); a key that is not listed does not expire.
     """
@@ -140,9 +140,8 @@ def open_entry(value: bytes, headers: Headers, *, trusted: TrustedKeys, time_ms:
     Raises
     ------
     RecordRejected
-        The signature is missing or wrong, or its key has expired or may not sign this: an agent's
-        key may not sign orders, nor claims and results of another node; a planner's key only
-        orders.
+        The signature is missing or wrong, or its key has expired or may not sign this entry. A
+        planner's key may sign only orders; an agent's key only claims and results of its nodes.
     """
     entry, name = decode_order(value, headers, trusted={**trusted.planners, **trusted.agents})
     allowed = trusted.planners if isinstance(entry, Order) else trusted.agents

@@ -1,13 +1,15 @@
-"""An immutable mapping that is cheap to change: some states change thousands of times a second.
+"""An immutable mapping with cheap changed copies: some states change thousands of times a second.
 
-Copying a dictionary takes time in proportion to its size. Here a small dictionary lies over a large
-one, and only the small one is copied; when it is no longer small, both are merged.
+Copying a dictionary takes time in proportion to its size. Here new entries go into a small
+dictionary, which takes precedence over a large one. A change copies only the small dictionary; when
+that one has grown to `_FEW` entries, both are merged.
 """
 
 from collections.abc import ItemsView, Iterator, Mapping, ValuesView
 from typing import Final, Generic, Self, TypeVar
 
-# The square root of some ten thousand, where copies of the small one and merges cost the same.
+# About the square root of the number of entries, some ten thousand: with this size, copies of the
+# small dictionary cost in total as much as merges.
 _FEW: Final = 128
 
 K = TypeVar("K")
@@ -35,7 +37,7 @@ class Layered(Mapping[K, V], Generic[K, V]):
         return changed
 
     def without(self, key: K) -> Self:
-        """Return the mapping without a key; it is copied if it has the key."""
+        """Return the mapping without `key`; if it has that key, all entries are copied."""
         if key not in self:
             return self
         return type(self)({one: value for one, value in self.items() if one != key})

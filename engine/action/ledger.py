@@ -1,7 +1,7 @@
 """The write-ahead log of an agent: each step that it accepted, and the known outcome.
 
-Each entry is durable before the agent acts on it. After a restart the ledger alone decides which
-actions are allowed, so that nothing is done twice.
+Each entry is durable before the agent acts on it. After a restart the ledger tells the agent which
+steps it has already begun, so that it does nothing twice.
 """
 
 from collections.abc import Iterable, Mapping
@@ -53,7 +53,7 @@ SENTENCES: Final = {
 
 
 class IllegalStep(ValueError):
-    """An entry that may not follow the last one, above all a second acceptance of a step."""
+    """The entry is not legal after the last one of its step, as a second acceptance would be."""
 
 
 class LogPosition(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,9 +73,9 @@ class StepEntry(
 ):
     """One change of state of one incident step.
 
-    `target` to `instance` say how to look up its end; `instance` is the run of the VM in the order.
-    `instance` and `log_position`, how far the log was read, are None in a ledger of an earlier
-    release.
+    If the agent stops during the call, `target`, `disk`, `deadline_ms` and `instance` (the run of
+    the VM in the order) serve to find out how the step ended. `log_position` is how far the log was
+    read. `instance` and `log_position` are None in a ledger of an earlier release.
     """
 
     state: LedgerState
@@ -144,7 +144,7 @@ _decoder: msgspec.json.Decoder[StepEntry | LogEntry] = msgspec.json.Decoder(Step
 
 
 class Spent(NamedTuple):
-    """An accepted step, when it was accepted, and its end as far as known."""
+    """An accepted step, when it was accepted, and the state in which it ended or is now."""
 
     entry: StepEntry
     accepted_ms: int
@@ -162,7 +162,8 @@ def entered(ledger: Ledger, entry: StepEntry | LogEntry) -> Ledger:
     Raises
     ------
     IllegalStep
-        The entry may not follow: a step is accepted once, sent once, ended once.
+        The entry is not legal after the last one of its step: a step is accepted once, sent once
+        and ended once.
     """
     position = entry.log_position or ledger.log_position
     if isinstance(entry, LogEntry):
@@ -191,7 +192,7 @@ def _stood(positions: tuple[LogEntry, ...], entry: LogEntry) -> tuple[LogEntry, 
     last = positions[-1] if positions else entry
     if (last.identity, last.observe_until_ms) != (entry.identity, entry.observe_until_ms):
         return (entry,)
-    # Retention moves in days, so one position an hour is enough; the newest is exact.
+    # Retention is set in days, so one older position an hour is enough; the newest always stays.
     if len(positions) > 1 and entry.time_ms - positions[-2].time_ms < _HOUR_MS:
         positions = positions[:-1]
     day_ago_ms = entry.time_ms - DAY_MS
@@ -205,7 +206,8 @@ def read_ledger(entries: Iterable[bytes]) -> Ledger:
     Raises
     ------
     StateError
-        An entry cannot be decoded or may not follow: the agent must not act on such a ledger.
+        An entry cannot be decoded, or is not legal after the entries before it: the agent must not
+        act on such a ledger.
     """
     ledger = Ledger()
     for number, value in enumerate(entries):
@@ -220,7 +222,10 @@ def read_ledger(entries: Iterable[bytes]) -> Ledger:
 
 
 def recovery(ledger: Ledger, *, now_ms: int) -> tuple[StepEntry, ...]:
-    """Return the ends of the steps that a stopped agent left open, to be entered one by one."""
+    """Return the entries that end the steps which a stopped agent left open.
+
+    The caller enters them one by one.
+    """
     ends: list[StepEntry] = []
     for entry in ledger.steps.values():
         if entry.state in ("accepted", "sent"):
@@ -247,15 +252,16 @@ def log_seen(
 
     A log cannot be trusted for budgets and control commands if it is new, if it lost orders of the
     last day or unread orders, or if it was truncated or replaced. The agent then only observes for
-    `observe_s`, and for at least a day if the log was restored from a backup.
+    `observe_s`. If the log was truncated or replaced, as by a restore from a backup, the agent
+    observes for at least a day.
 
     Parameters
     ----------
     bounds, control
         The offsets that the topics of orders and of control hold.
     found
-        The log's content now at the position of `ledger.log_position`; None if no position was
-        noted.
+        What the log holds now at the offsets of `ledger.log_position`; None if the ledger has no
+        such position.
     """
     name = _judged(
         ledger, identity=identity, bounds=bounds, control=control, found=found, now_ms=now_ms
@@ -296,7 +302,7 @@ def _judged(
         return "known_log"
     if bounds.end < position.orders or control.end < position.control:
         return "log_cut"
-    # A record that is missing now was compacted or deleted by its age.
+    # An empty hash is no difference: the record was compacted, deleted by its age, or never read.
     pairs = ((found.orders_hash, position.orders_hash), (found.control_hash, position.control_hash))
     other = any(here and noted and here != noted for here, noted in pairs)
     return "log_other" if other else "known_log"
@@ -315,7 +321,8 @@ def watching(name: str, *, watch_s: int) -> str:
 def is_behind(ledger: Ledger, claims: Iterable[Key]) -> bool:
     """Return whether the log holds claims of this node that are missing from the ledger.
 
-    An agent enters a step before it claims it. A ledger without any step has just begun.
+    An agent enters a step in its ledger before it claims the step in the log, so a missing step
+    shows that the ledger is an old copy. A ledger without any step is a new one.
     """
     return bool(ledger.steps) and any(not ledger.holds(key) for key in claims)
 

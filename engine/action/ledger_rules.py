@@ -14,7 +14,9 @@ from flatline.engine.action.request_context import DAY_MS, Said
 from flatline.engine.wire.order import MAX_LIFETIME_MS, Order
 
 _TEN_MINUTES_MS: Final = 600_000
-# A step is accepted after its order was appended, within the order's lifetime.
+# How long after its order's append a step may be accepted. The log counts from the append, the
+# ledger from the acceptance. All periods are shortened by this, so that these rules are not
+# stricter than `log_rules`.
 _SLACK_MS: Final = MAX_LIFETIME_MS
 
 
@@ -37,7 +39,8 @@ def _vm(others: list[Spent], order: Order, limits: Limits, now_ms: int) -> Said 
     day = [one for one in mine if one.accepted_ms > now_ms - DAY_MS + _SLACK_MS]
     if len(day) >= limits.vm_per_24h:
         return "vm_day", {"count": len(day), "limit": limits.vm_per_24h}
-    # The next step of an incident has its own back-off, if the step before it was really tried.
+    # If the call of the incident's last step returned, a back-off separates its steps instead of
+    # this spacing.
     same = [one for one in mine if one.entry.incident == order.incident]
     follows = bool(same) and same[-1].state == "returned"
     counted = [one for one in mine if not (follows and one in same)]

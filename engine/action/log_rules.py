@@ -16,7 +16,7 @@ from flatline.engine.action.request_context import (
 from flatline.engine.wire.order import MAX_LIFETIME_MS, Order
 
 _TEN_MINUTES_MS: Final = 600_000
-# The name of a node or a pool; a pattern could match several.
+# The name of one node or pool. Wildcards are not allowed, because a pattern could match several.
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,252}")
 
 # The canonical form of a UUID: hypervisors, logs and ledgers compare it as text.
@@ -70,7 +70,7 @@ def _lifetime(context: RequestContext) -> Said | None:
 
 
 def append_time(context: RequestContext) -> Said | None:
-    """Refuse if the append time contradicts the order's own times: every limit counts by it."""
+    """Refuse if the append time contradicts the order's own times: all limits use append times."""
     order, at_ms = context.order, context.at_ms
     if at_ms < order.issued_ms - CLOCK_SLACK_MS:
         return "appended_early", {"early_s": (order.issued_ms - at_ms) / 1000}
@@ -101,7 +101,7 @@ def duplicate(context: RequestContext) -> Said | None:
 
 
 def _escalation(context: RequestContext) -> Said | None:
-    """Allow a further step only after the step before it failed and its back-off has passed."""
+    """Refuse a further step while an earlier one is open, unknown, refused or in its back-off."""
     order = context.order
     before: Mapping[str, object] = {"step": order.step, "before": order.step - 1}
     if order.step == 0:
@@ -112,12 +112,13 @@ def _escalation(context: RequestContext) -> Said | None:
     reads = previous.order.action not in DISRUPTIVE
     if previous.result is None and not (reads and context.at_ms >= previous.order.deadline_ms):
         return "step_open", before
-    # Saving evidence changes nothing, so the next step may follow immediately, even if it failed.
+    # A step that saves evidence changes nothing. The next step may follow immediately, even if
+    # saving failed.
     tried = context.tried()
     if not tried:
         return None
     last = tried[-1]
-    # Also check earlier steps: a later step that expired does not close an earlier one.
+    # Check all earlier steps, not only the last: its end does not close a step before it.
     for one in tried:
         values = {"step": order.step, "before": one.order.step}
         if one.result is None:
@@ -149,8 +150,8 @@ def _vm(context: RequestContext) -> Said | None:
         return "vm_in_flight", {}
     if len(mine) >= limits.vm_per_24h:
         return "vm_day", {"count": len(mine), "limit": limits.vm_per_24h}
-    # The next step of the same incident has its own back-off (`_escalation`), but only if the step
-    # before it was really tried.
+    # If the call of the incident's last step returned, a back-off (`_escalation`) separates its
+    # steps instead of this spacing.
     tried = context.tried()
     follows = (
         bool(tried) and tried[-1].result is not None and (tried[-1].result.outcome == "returned")
@@ -173,7 +174,7 @@ def _group(context: RequestContext) -> Said | None:
 
 
 def _group_sick(context: RequestContext) -> Said | None:
-    """Refuse to move a live VM while other members of its group are failing: it may be the last."""
+    """Refuse to move a live VM while others of its group fail: it may be the last that works."""
     order = context.order
     if ACTIONS[order.action].target is not None and order.group_sick > 0:
         return "group_sick", {"count": order.group_sick, "group": order.group}

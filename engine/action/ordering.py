@@ -18,7 +18,7 @@ from flatline.engine.wire.alert import Alert, may_be_reset
 from flatline.engine.wire.control import Control
 from flatline.engine.wire.order import Order
 
-# Evidence signals by which a VM or its hypervisor reported the crash itself.
+# Evidence signals that are direct reports of a crash, and the witness that each report yields.
 _ATTESTING: Final[Mapping[str, str]] = {
     "told": "guest", "watchdog": "guest", "crashed": "hypervisor",
 }  # fmt: skip
@@ -47,7 +47,7 @@ SENTENCES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class OrderContext:
-    """The planner's context of a decision: see `engine.action.state.PlannerState`.
+    """What the planner knows besides the incident; see `engine.action.state.PlannerState`.
 
     `group_sick` counts the other members of the VM's group that are in trouble; `recovery_s` is the
     longest time in which this VM recovered by itself, 0 for never.
@@ -105,8 +105,8 @@ def propose(incident: Incident, around: OrderContext, policy: Policy) -> Proposa
 def propose_undo(incident: Incident, around: OrderContext, policy: Policy) -> Proposal:
     """Return the order that reverts a migration which overloaded its target.
 
-    It uses the target's newest load, and the node and run in which the engine saw the VM after the
-    move.
+    The order contains the newest load of both nodes, and the node and run in which the engine saw
+    the VM after the migration.
     """
     done, alert = incident.order, incident.alert
     found = alert.resolution if alert else None
@@ -149,7 +149,7 @@ def _held(rule: str, **values: object) -> Proposal:
 def _precondition(
     alert: Alert, step: Step, around: OrderContext, limits: Limits
 ) -> Proposal | None:
-    """Return the objection of catalogue, owner or grace period to a step, None if there is none."""
+    """Return the first reason against a step, apart from its admission; None if there is none."""
     if not alert.actionable:
         return _held("not_actionable")
     if not answers(step, alert):
@@ -180,7 +180,7 @@ def _unwitnessed(alert: Alert, step: Step) -> Proposal:
 
 
 def _destination(alert: Alert, step: Step, around: OrderContext, policy: Policy) -> Choice:
-    """Return the target of a move; without rule and target if nothing is moved."""
+    """Return the target of a move, or the rule against it; neither if the step moves nothing."""
     to = ACTIONS[step.action].target
     if to == "pool":
         if alert.disk is None:
@@ -221,7 +221,7 @@ def _closed(around: OrderContext, scope: str) -> frozenset[str]:
 
 
 def _left_by(vm: str, around: OrderContext) -> frozenset[str]:
-    """Return the nodes that the VM left by migration within a day: it must not move back."""
+    """Return the nodes from which the VM was ordered to move within a day: it must not return."""
     return frozenset(
         entry.order.node
         for entry in around.earlier
@@ -300,7 +300,7 @@ def _order(
     )
 
 
-# The reverting order is itself a migration, with the same default deadline and stable time.
+# The step that reverts a migration is a migration, with the times of the default policy.
 _UNDO: Final = Step(action="migrate", deadline_s=900, stable_s=60)
 
 

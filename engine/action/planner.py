@@ -37,7 +37,8 @@ from flatline.engine.action.target import with_load
 from flatline.engine.wire.alert import Alert
 from flatline.engine.wire.order import Order, OrderResult
 
-# A month: whether a guest recovers by itself depends on its configuration.
+# How long the planner remembers that a guest recovered by itself: a month, because this depends on
+# the guest's configuration, which changes rarely.
 _RECOVERY_MS: Final = 30 * 86_400_000
 
 
@@ -116,8 +117,8 @@ def _alert_seen(state: PlannerState, seen: AlertSeen, policy: Policy) -> Stepped
             state = _recovered(state, alert, policy)
         return _resolved(state, incident, policy)
     # If there are few incidents, each alert is evaluated immediately. If there are many, a new
-    # incident waits for the next tick and an inhibited one for its turn: to count all others for
-    # each alert takes quadratic time.
+    # incident waits for the next tick, and an inhibited one for its turn. Each evaluation scans all
+    # other incidents, so one for each alert would take quadratic time.
     are_many = len(state.incidents) > HELD_ASKED
     is_news = before is not None and _is_news(alert, before)
     waits = are_many and not is_news and (before is None or bool(incident.held_by))
@@ -141,10 +142,10 @@ def _is_stale(alert: Alert, incident: Incident) -> bool:
 def _back(
     state: PlannerState, incident: Incident
 ) -> tuple[Incident | None, tuple[Instruction, ...]]:
-    """Return an incident whose VM recovered and fails again; None starts a new incident."""
+    """Return the next state of a recovered incident that fires again; None starts a new one."""
     order = incident.order
     if order is None:
-        # The VM had recovered by itself, and no earlier action forbids a step.
+        # The VM had recovered by itself without any order, so nothing forbids a first step.
         return None, ()
     ends = (entry.result for entry in state.history if _key(entry.order) == _key(order))
     outcome = next((mark.outcome for mark in ends if mark is not None), None)
@@ -157,7 +158,7 @@ def _back(
 
 
 def _is_news(alert: Alert, before: Alert | None) -> bool:
-    """Return whether an alert contains more than that it still fires."""
+    """Return whether an alert differs from the one before it in a field that affects decisions."""
     if before is None:
         return True
     now, known = (
@@ -172,7 +173,7 @@ def _storming(state: PlannerState, alert: Alert, now_ms: int) -> Stepped:
 
 
 def _recovered(state: PlannerState, alert: Alert, policy: Policy) -> PlannerState:
-    """Record how long a VM took to recover by itself: it gets that time the next time."""
+    """Record how long a VM took to recover by itself: next time the planner waits for that long."""
     took_s = (alert.decided_ms - alert.opened_ms) / 1000
     found = alert.resolution
     helped_itself = found is not None and not (found.verified or found.superseded_by)
@@ -190,10 +191,10 @@ def _recovered(state: PlannerState, alert: Alert, policy: Policy) -> PlannerStat
 
 
 def _with_command(incident: Incident, alert: Alert, *, time_ms: int) -> Incident:
-    """Return the incident with its newest alert, and whether that reports a failed step.
+    """Return the incident with its newest alert; set `failing` if it shows that the step failed.
 
-    An alert appended (`time_ms`) after the deadline came when planners may have already given up
-    the step as unknown. A planner that starts later must not read it as a failure.
+    An alert appended (`time_ms`) after the deadline shows no failure, because planners may already
+    have ended the step as unknown. A planner that starts later must reach the same result.
     """
     order = incident.order
     failing = incident.failing
@@ -214,7 +215,7 @@ def _resolved(state: PlannerState, incident: Incident, policy: Policy) -> Steppe
         and not order.dry_run
     )
     if moves and order is not None and incident.phase in ("ordered", "verifying"):
-        # The agent's result may be read after the engine's alert.
+        # `called_ms` is 0 if the engine's alert is read before the agent's result.
         since_ms = incident.called_ms or order.issued_ms
         verifying = replace(moved(incident, "settling"), called_ms=since_ms)
         said = report(verifying, "effect", "settling", values={"target": order.target})
@@ -235,7 +236,8 @@ def _resolved(state: PlannerState, incident: Incident, policy: Policy) -> Steppe
         rule = "verified" if stable_s >= wanted_s else "briefly_stable"
         values: dict[str, object] = {**why, "stable_s": stable_s, "wanted_s": wanted_s}
         said = report(ended, "effect", rule, values=values)
-    # Until the log is read to its end, another planner or an earlier run has already reported this.
+    # Records below the end of the log at the start were already reported, by another planner or by
+    # an earlier run.
     return put(state, ended), (said,) if state.live else ()
 
 
@@ -246,10 +248,11 @@ def _order_seen(
     history = logged(state.history, order, policy, offset=offset, time_ms=time_ms)
     state = replace(state, history=history)
     incident = state.incidents.get(order.incident, Incident(order.incident))
-    # A repeated key changes nothing: the first order for a step counts.
+    # A second order for the same step changes nothing: the first one counts.
     if known or incident.phase in ENDED or incident.phase == "ordered":
         return state
-    # Another planner was first to see that the last step failed, or that its target is overloaded.
+    # In these phases, the order shows that another planner was first to see that the last step
+    # failed, or that the migration's target is overloaded.
     tried = incident.phase == "verifying"
     undoing = incident.undoing or incident.phase == "settling"
     incident = replace(

@@ -1,7 +1,7 @@
 """The agent's preflight check: whether samples of the live VM confirm an order.
 
-Nothing overrides a refusal. A value that is not visible counts as the worst case. Claims in the
-order relax nothing; only reports of this node's own hypervisor do.
+Nothing overrides a refusal. A value that is not visible counts as the worst case. No statement in
+an order relaxes a rule; only reports of this node's own hypervisor do.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,13 +28,13 @@ from flatline.engine.wire.order import Order
 # All samples of a check lie within this time before the call: older ones may be outdated.
 PREFLIGHT_WINDOW_S: Final = 10.0
 
-# A vCPU that spins in a panic uses its whole core, less what the host takes. The node may be busy,
-# so half a core counts as spinning, and a tenth as standing still.
+# A vCPU that spins in a panic uses a whole core, less what the host takes on a busy node. At least
+# half a core counts as spinning, and at most a tenth of a core as standing still.
 _BUSY_RATIO: Final = 0.5
 _IDLE_RATIO: Final = 0.1
 
-# Counters that only a live guest moves. Reads are included: a dead kernel reads nothing, as it
-# writes nothing. Received traffic is not: the card of a panicked guest continues to count it.
+# Counters that only a live guest moves: a dead kernel neither reads, writes nor sends. Received
+# traffic is excluded, because the network card of a panicked guest continues to count it.
 _LIFE: Final[tuple[tuple[str, Callable[[PreflightSample], int | None]], ...]] = (
     ("disk-write requests", lambda sample: sample.block_wr_reqs),
     ("written bytes", lambda sample: sample.block_wr_bytes),
@@ -43,7 +43,7 @@ _LIFE: Final[tuple[tuple[str, Callable[[PreflightSample], int | None]], ...]] = 
 )
 
 
-# The same, as counted at the engine's verdict and contained in an order.
+# Counters that only a live guest moves, and whose values at the engine's verdict an order contains.
 _JUDGED: Final[tuple[tuple[str, Callable[[PreflightSample | Counted], int | None]], ...]] = (
     ("written bytes", lambda seen: seen.block_wr_bytes),
     ("read bytes", lambda seen: seen.block_rd_bytes),
@@ -54,7 +54,8 @@ _JUDGED: Final[tuple[tuple[str, Callable[[PreflightSample | Counted], int | None
 class Verdict(NamedTuple):
     """Whether the preflight check allows the order to be carried out; `rule` names the sentence.
 
-    `witnesses` are the independent signs of death that this node sees, if it agrees.
+    If a destructive action is allowed, `witnesses` are the independent signs of death that this
+    node sees.
     """
 
     agrees: bool
@@ -68,7 +69,7 @@ _Said = tuple[str, Mapping[str, object]]
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """The input of a rule: the order, the samples (oldest first), and the age of the first one."""
+    """The input of a rule; the fields are the parameters of `judge`."""
 
     order: Order
     samples: Sequence[PreflightSample]
@@ -139,9 +140,10 @@ def judge(
 def last_check(
     order: Order, samples: Sequence[PreflightSample]
 ) -> Callable[[PreflightSample], str | None]:
-    """Return the check of the sample right before the call; a sentence forbids the call.
+    """Return the check of the sample right before the call.
 
-    That sample must equal the last one of `samples` in all counters that a live guest moves.
+    The check returns a sentence to forbid the call. To pass, the sample must equal the last one of
+    `samples` in all counters that only a live guest moves.
     """
 
     def check(last: PreflightSample) -> str | None:
@@ -161,8 +163,8 @@ def last_check(
 def shape(samples: Sequence[PreflightSample]) -> CpuShape:
     """Return how the vCPUs behaved between the first and the last sample.
 
-    One vCPU that spins is `one_core`; if it is the only one, `_same_shape` also accepts
-    `all_cores`.
+    If one vCPU spins and all others are idle, the shape is `one_core`. For a VM with a single vCPU,
+    `_same_shape` also accepts `all_cores`.
     """
     shares = _shares(samples)
     busy = sum(share >= _BUSY_RATIO for share in shares)
@@ -230,7 +232,7 @@ def _same_run(seen: Seen) -> _Said | None:
 def _same_owner(seen: Seen) -> _Said | None:
     """Refuse if the owner in the live definition differs from that in the order.
 
-    The policy's decision was made for the order's tenant, so it must also be the live one.
+    The policy was applied to the tenant in the order, so the live VM must have the same tenant.
     """
     ordered = seen.order.tenant, seen.order.group
     for sample in seen.samples:
@@ -258,7 +260,7 @@ def _no_job(seen: Seen) -> _Said | None:
 
 
 def _not_booted(seen: Seen) -> _Said | None:
-    """Refuse if the VM was reset meanwhile: it has not moved any other counter yet."""
+    """Refuse if the VM was reset or rebooted meanwhile, even if no other counter has moved yet."""
     return ("booted", {}) if len({sample.boots_seen for sample in seen.samples}) > 1 else None
 
 
@@ -314,7 +316,7 @@ def _stands_still(seen: Seen) -> _Said | None:
 def _every_device_counts(seen: Seen) -> _Said | None:
     """Refuse if a guest may work through a device without counters.
 
-    A VM that the hypervisor reports as crashed has no vCPU left to work with.
+    This does not apply to a VM that the hypervisor reports as crashed: none of its vCPUs runs.
     """
     devices = [sample.uncounted for sample in seen.samples if sample.uncounted is not None]
     return ("uncounted", {"device": devices[0]}) if devices and not seen.crashed else None
@@ -326,10 +328,10 @@ def _balloon_is_stale(seen: Seen) -> _Said | None:
 
 
 def _still_since_judged(seen: Seen) -> _Said | None:
-    """Refuse if the guest moved between the verdict and the preflight check, and rests only now.
+    """Refuse if the guest did I/O between the verdict and the preflight check, and rests only now.
 
-    If this node received a report of its crash, it may have written until then, after the last
-    sample.
+    This does not apply if this node received a report of the crash: the guest may have written
+    after the engine's last sample and then crashed.
     """
     judged = seen.order.counted
     if judged is None or seen.reported:
@@ -364,7 +366,7 @@ def _same_shape_if_judged(seen: Seen) -> _Said | None:
 
 
 def _dead_vcpus_stand_still(seen: Seen) -> _Said | None:
-    """Refuse if a vCPU ran that a dead kernel does not run."""
+    """Refuse if a vCPU ran that would stand still in a dead guest."""
     for vcpu in dead_vcpus(seen.order.cpu_shape, seen.samples[0], seen.samples[-1]):
         if vcpu.gained_ns > vcpu.limit_ns:
             return "vcpu_moves", {
@@ -419,7 +421,8 @@ def _requests_complete(seen: Seen) -> _Said | None:
 
 Rule = Callable[[Seen], _Said | None]
 
-# All samples must be of the VM in the order; an action that only reads allows any state.
+# The rules for every action: the samples must be of the VM in the order. An action that only reads
+# has no other rules, so the VM may be in any state.
 EVERY_ACTION: Final[tuple[Rule, ...]] = (
     _enough, _same_vm, _same_run, _same_owner, _open_to_actions,
 )  # fmt: skip
@@ -440,7 +443,8 @@ RULES: Final[ByAction[tuple[Rule, ...]]] = {
         _old_or_reported,
         _second_witness,
     ),
-    # With a hung userland, kernel, vCPUs and balloon driver are still alive.
+    # A reboot is for a hung userland. Kernel, vCPUs and balloon driver are then still alive, so
+    # there are no rules for them.
     "reboot": (
         *_UNTOUCHED,
         _running,
@@ -455,7 +459,7 @@ RULES: Final[ByAction[tuple[Rule, ...]]] = {
     "migrate": (*_UNTOUCHED, _running, _requests_complete, _same_shape_if_judged),
     "move_disk": (*_UNTOUCHED, _running, _requests_complete),
 }
-# For the sample right before the call, in addition to the rules for every action.
+# Rules for the sample right before the call, in addition to those that `last_check` always applies.
 LAST_RULES: Final[ByAction[tuple[Rule, ...]]] = {
     "save_evidence": (_never,),
     "reset": (

@@ -12,8 +12,8 @@ from flatline.engine.wire.order import Claim, Order, OrderResult
 
 DAY_MS: Final = 86_400_000
 
-# Clocks of nodes that run NTP agree far better; a clock with a larger error cannot be trusted to
-# judge expiry either.
+# The largest clock difference that is tolerated. Clocks of nodes that run NTP agree far better; a
+# clock with a larger error cannot be trusted to judge expiry either.
 CLOCK_SLACK_MS: Final = 5_000
 # How late after the deadline the result of a call that returned in time may be appended.
 RESULT_LATENESS_MS: Final = 5_000
@@ -23,7 +23,7 @@ RESULT_LATENESS_MS: Final = 5_000
 class Logged:
     """An order in the log.
 
-    `admitted` says whether the rules of the log let it run; only such an order spends budgets.
+    `admitted` says whether `log_rules` admitted the order; only an admitted order uses budgets.
     `claim` is its first valid claim, `result` the first result that ended it.
     """
 
@@ -55,9 +55,9 @@ class RequestContext:
     controls: Mapping[bytes, Control]
 
     def spent(self, *, within_ms: int = DAY_MS) -> list[Logged]:
-        """Return the recent orders that count: disruptive, admitted, with the same `dry_run`.
+        """Return the recent orders that use budgets: disruptive, admitted, with equal `dry_run`.
 
-        Empty if this order is not disruptive: it then uses no budget.
+        The list is empty if this order is not disruptive, because it then uses no budget.
         """
         return [entry for entry in self._spent if entry.time_ms > self.at_ms - within_ms]
 

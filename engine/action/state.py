@@ -62,7 +62,7 @@ class Recovery:
 
 @dataclass(frozen=True, slots=True)
 class PlannerState:
-    """The whole state of a planner; `name` and `site` are its own, `recoveries` by UUID text.
+    """The state of the planner `name` of `site`; `recoveries` are by the UUID text of a VM.
 
     `turn` is the position of the round-robin over inhibited incidents, and `swept_ms` is when
     incidents older than a day were last dropped.
@@ -92,7 +92,7 @@ def put(state: PlannerState, incident: Incident) -> PlannerState:
 def with_control(
     state: PlannerState, control: Control, *, key: bytes | None = None, by_operator: bool = False
 ) -> PlannerState:
-    """Return the state with one more control command, read under `key` if that is not its own."""
+    """Return the state with one more control command; `key` is the record's key if it differs."""
     under = control.key() if key is None else key
     return replace(
         state, controls=with_command(state.controls, under, control, by_operator=by_operator)

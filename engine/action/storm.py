@@ -1,7 +1,8 @@
-"""The circuit breaker (storm breaker): many VMs of one place in trouble together are one fault.
+"""The circuit breaker (storm breaker): many faults in one place at once have a common cause.
 
-A place is a cell, a pool or a network. A pause record stops every planner and agent for it. The
-pause ends when a person withdraws it, or 30 minutes after the last new reason.
+A place is a cell, a pool or a network. A pause record of the place stops all actions there, by
+every planner and agent. The pause ends when a person withdraws it, or 30 minutes after its last
+renewal.
 """
 
 import math
@@ -25,7 +26,7 @@ _LEAST_VMS: Final = 3
 _SHARE: Final = 0.2
 
 AUTHOR: Final = "storm breaker"
-# Its record has its own key, so that it never replaces the pause of a person.
+# With this source the breaker's pause has its own key, so it never replaces a person's pause.
 SOURCE: Final = "breaker"
 
 SENTENCES: Final = {
@@ -63,9 +64,9 @@ def places_of(alert: Alert) -> Iterable[Place]:
 def troubled(trouble: Trouble | None, alert: Alert) -> Trouble:
     """Return the trouble of a place after `alert`.
 
-    Suppressed alerts count, since a veto does not make a VM healthy. Pending alerts do not: a
-    single unusual sample is no fault yet. Alerts of a host do not, since its VMs are judged one by
-    one, except if the host is silent: then its VMs are silent too.
+    Suppressed alerts count, since a suppressed alert does not mean a healthy VM. Pending alerts do
+    not: a single unusual sample is no fault yet. Alerts about a host do not, since its VMs have
+    alerts of their own. The exception is a silent host, all VMs of which are silent.
     """
     seen = layered(trouble.seen_ms if trouble else {})
     if alert.state in ("firing", "suppressed"):
@@ -95,14 +96,14 @@ def storm_pause(
     Parameters
     ----------
     trouble
-        The alerts of the place.
-    site, locate
-        The place.
+        The VMs of the place that had faults.
+    site, place
+        The site, and the place in it.
     vm_count
-        How many VMs the place has; 0 is unknown, then three are a storm.
+        How many VMs the place has. 0 means unknown: three VMs with faults are then a storm.
     controls
-        The control records in force. A person's pause has its own key and is independent of this
-        one. After a person has cleared a pause, only later trouble counts.
+        The control records in force. A person's pause of the place has another key and plays no
+        role here. After a person has withdrawn the breaker's pause, only later faults count.
     now_ms
         Wall clock.
     """
@@ -124,7 +125,7 @@ def storm_pause(
         cleared_ms = standing.time_ms
     elif standing is not None and _is_enough(standing, now_ms=now_ms):
         return None
-    # The window also follows the newest alert, since the reader's clock may be behind.
+    # The window ends at the newest alert if that is later: the clock of this planner may be behind.
     since_ms = max(now_ms - _WINDOW_MS, trouble.newest_ms - _WINDOW_MS, cleared_ms)
     count = sum(ms > since_ms for ms in trouble.seen_ms.values())
     bar = max(_LEAST_VMS, math.ceil(vm_count * _SHARE))

@@ -10,7 +10,8 @@ from flatline.engine.wire.limits import MAX_INTERVAL_MS
 
 # Scores come once a minute; after five minutes they no longer describe the cell.
 _FRESH_MS: Final = 300_000
-# If VMs are sampled once an hour, scores come up to an hour late, and still bound the budgets.
+# Scores of a cell whose VMs are sampled once an hour arrive up to an hour late. For this long their
+# numbers of VMs still determine the budgets.
 _REPORTED_MS: Final = 2 * MAX_INTERVAL_MS
 # A site has some hundred cells of up to 64 nodes.
 MAX_CELLS: Final = 4_096
@@ -26,7 +27,7 @@ SENTENCES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class NodeRoom:
-    """The capacity of a node; None is unknown. `groups` are the `tenant/group` that it runs."""
+    """The capacity of a node, None if unknown, and the groups of its VMs, as `tenant/group`."""
 
     cores: float | None = None
     memory_available_bytes: float | None = None
@@ -37,8 +38,8 @@ class NodeRoom:
 class CellLoad:
     """Load (busy share by node) and capacity of the nodes of a cell, and its number of VMs.
 
-    `vm_cores` is the use of each VM in cores, by UUID text; `pools` and `networks` count VMs by
-    name.
+    `vm_cores` is the CPU use of each VM in cores, by UUID text. `pools` and `networks` are the
+    number of VMs of each pool and network, by its name.
     """
 
     minute_ms: int
@@ -74,10 +75,11 @@ class CellLoad:
 def with_load(
     loads: Mapping[str, CellLoad], cell: str, load: CellLoad, *, now_ms: int
 ) -> Mapping[str, CellLoad]:
-    """Return the loads by cell with one more; the newest minute counts in any order of arrival.
+    """Return the loads by cell with one more; an older minute never replaces a newer one.
 
-    A record that may be a copy of an old one changes nothing. Beyond `MAX_CELLS` the cells that
-    were not reported lately are dropped first; see `has_room`.
+    A load older than `_REPORTED_MS` may come from a copied record and changes nothing. With
+    `MAX_CELLS` cells, those that were not reported lately make room for a new cell. If all of them
+    were, the new cell is left out; see `has_room`.
     """
     held = loads.get(cell)
     newer = held is not None and load.minute_ms < held.minute_ms <= now_ms + CLOCK_SLACK_MS
@@ -91,7 +93,7 @@ def with_load(
 
 
 def has_room(loads: Mapping[str, CellLoad], cell: str, *, now_ms: int) -> bool:
-    """Return whether the load of a cell fits beside those that were reported lately."""
+    """Return whether `with_load` can add this cell within `MAX_CELLS`."""
     if cell in loads or len(loads) < MAX_CELLS:
         return True
     return len(_reported_lately(loads, now_ms=now_ms)) < MAX_CELLS
@@ -130,7 +132,7 @@ def choose_target(
     now_ms: int,
     avoid: frozenset[str] = frozenset(),
 ) -> Choice:
-    """Return the node of the cell that is clearly better, least loaded with the VM on it.
+    """Return the node that would be least loaded with the VM, if it is clearly below the source.
 
     Ties go to the first name, so that every planner chooses the same. A node with unknown (NaN)
     load, or with free memory not known to be enough, is never chosen.
@@ -163,10 +165,10 @@ def choose_target(
 
 
 def worsened(load: CellLoad | None, *, target: str, limits: Limits, since_ms: int) -> bool | None:
-    """Return whether a move overloaded its target; None until a whole minute since is known.
+    """Return whether a migration at `since_ms` overloaded its target; None if not known yet.
 
-    The choice kept the target below the limit. Above the limit plus the margin its load is higher
-    than any choice would have allowed.
+    The result is known once the load of a whole minute since then was read. A target is chosen only
+    if its load stays within the limit, so a load above limit plus margin is an overload.
     """
     if load is None or load.minute_ms < since_ms + 60_000:
         return None

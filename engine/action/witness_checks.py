@@ -11,20 +11,22 @@ from flatline.engine.action.guest_liveness import PRECEDES_S
 from flatline.engine.preflight_data import PreflightSample, Rest, Signs
 from flatline.engine.wire.alert import CpuShape
 
-# The most that a vCPU of a halted guest may run during a preflight check: one tick of the
-# host's clock, the unit in which libvirt counts. It gains nothing at all, so a vCPU that counts as
-# a witness must have gained 0 ns.
+# The most that a vCPU of a halted guest may run during a preflight check: one tick of the host's
+# clock, the unit in which libvirt counts. A vCPU that is really halted gains nothing at all, so for
+# the witness `vcpus` it must have gained 0 ns.
 HALTED_LIMIT_NS: Final = 10_000_000
 # How long vCPUs must have stood still. In live guests at rest one vCPU stood still for at most 11
 # s, and all vCPUs but one for at most 3 s (time plus delay, kernel watchdog on;
 # benchmarks/README.md).
 _STILL_S: Final = 20.0
-# And this factor longer than ever before while the guest lived.
+# vCPUs must also have stood still for this factor times the longest standstill before, in this
+# boot.
 _REST_FACTOR: Final = 2.0
-# A vCPU must have been observed at rest for this long; else its usual rest is not known.
+# A vCPU must have been observed while idle for this long in total; otherwise it is not known how
+# long it usually stands still.
 _IDLE_LEAST_S: Final = 300.0
-# A live guest answers its balloon once a period. Allowed are two missed answers, and 5 s for a node
-# that is too busy to ask in time.
+# The balloon driver of a live guest reports once a period. It is overdue after two periods without
+# a report, plus 5 s in case a busy node asked too late.
 _BALLOON_MISSED: Final = 2
 _BALLOON_SLACK_S: Final = 5
 
@@ -56,7 +58,8 @@ def dead_vcpus(
     if not wanted:
         return ()
     if len(waited) == len(wanted):
-        # libvirt's time has ticks of 10 ms; the delay is in ns and grows with each wake-up.
+        # The run time alone is too coarse: libvirt counts it in ticks of 10 ms. The delay is in ns
+        # and grows with each wake-up.
         wanted = [ran + wait for ran, wait in zip(wanted, waited, strict=True)]
     match shape:
         case "one_core":
@@ -112,10 +115,11 @@ def lacking(shape: CpuShape, samples: Sequence[PreflightSample], signs: Signs) -
 
 
 def _vcpus_stand_still(shape: CpuShape, samples: Sequence[PreflightSample], signs: Signs) -> bool:
-    """Return whether vCPUs stand still that a live kernel would run; one vCPU is not enough.
+    """Return whether all `dead_vcpus` stand still, and for longer than in the live guest.
 
-    They gained exactly nothing during the preflight check, and stood still before it for longer
-    than ever while the guest lived. A vCPU that this node has not observed at rest does not count.
+    Each of them must have gained exactly 0 ns during the preflight check, and have stood still for
+    at least twice as long as ever before in this boot. A VM with one vCPU, or a vCPU that this node
+    has not observed while idle, gives no witness.
     """
     first, last = samples[0], samples[-1]
     vcpus = dead_vcpus(shape, first, last)
@@ -150,8 +154,8 @@ def _precedes(still_s: float, signs: Signs) -> bool:
 def _exits_stand_still(_shape: CpuShape, samples: Sequence[PreflightSample], signs: Signs) -> bool:
     """Return whether no vCPU takes interrupts or does I/O; the hypervisor must count both.
 
-    On a processor that delivers interrupts by itself (APICv, AVIC) KVM injects none, so interrupts
-    must have been counted while the guest was at rest.
+    On a processor that delivers interrupts by itself (APICv, AVIC) KVM counts none in a live guest.
+    So the node must have seen the count rise while the guest was idle.
     """
     counts = {(sample.kvm_irq_injections, sample.kvm_io_exits) for sample in samples}
     known = len(counts) == 1 and None not in next(iter(counts))
@@ -163,7 +167,7 @@ def _balloon_is_late(_shape: CpuShape, samples: Sequence[PreflightSample], signs
     if not all(_is_overdue(sample) for sample in samples):
         return False
     last = samples[-1]
-    # The next report was due one period after the last one.
+    # The balloon has been silent since its next report was due, one period after the last one.
     return not _precedes(_balloon_age_s(last) - (last.balloon_period_s or 0), signs)
 
 
@@ -180,7 +184,8 @@ def _balloon_age_s(sample: PreflightSample) -> float:
 def reports_crash(sample: PreflightSample, signs: Signs) -> bool:
     """Return whether the guest's own device reported a crash that no I/O has followed.
 
-    A watchdog's action may be none, and a device may report a fault that its kernel survives.
+    I/O after the report shows that the guest lives: a watchdog may be set to do nothing, and a
+    device may report a fault that the kernel survives.
     """
     if sample.reported is None or sample.reported_ns is None:
         return False

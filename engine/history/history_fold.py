@@ -1,7 +1,7 @@
 """Turns frames of one partition into rows of the history: samples, minutes, and hours to close.
 
-A `NodeState` holds the state of a node. All state can be serialised and restored, and the same
-frames then give the same rows: a replay overwrites the existing ones.
+A `NodeState` holds the state of a node. All state can be serialised and restored. The same frames
+always give the same rows, so if frames are read again, rows are overwritten with equal ones.
 """
 
 from collections.abc import Collection, Iterator
@@ -43,13 +43,15 @@ from flatline.engine.wire.runs import Runs
 MINUTE_S: Final = 60
 HOUR_S: Final = 3600
 _MS: Final = 1_000_000
-# The sampling interval is 5 min at most. The open minute of a node that has been silent for longer
-# than two minutes is written, although it may still grow.
+# The open minute of a node is written after two minutes without a frame, although it may still
+# grow: sampling intervals may be as long as 5 min, and a node may stay silent.
 _SILENT_MS: Final = 120_000
-# Frames of an hour may arrive this long after it; a later frame closes the hour again.
+# An hour is rolled up this long after its end, because frames may arrive late. If a frame arrives
+# even later, the hour is rolled up again.
 _LATENESS_MS: Final = 120_000
 
-# Names of departed VMs are kept for their return, as after a migration.
+# The most names that are kept. Up to this number, names of VMs that left are kept too, because a VM
+# may return, as after a migration.
 _NAMES_KEPT: Final = 200_000
 # The culprit where the record itself cannot be folded.
 _RECORD: Final = "record"
@@ -58,7 +60,7 @@ Floats = NDArray[np.float64]
 
 
 class Hour(NamedTuple):
-    """An hour of one family's rows in one cell, to be rolled up."""
+    """An hour of the rows of one family of measurements in one cell, to be rolled up."""
 
     family: str
     cell: str
@@ -66,7 +68,7 @@ class Hour(NamedTuple):
 
 
 class _Group:
-    """The series of one family on one node: tags, and the minute that is open."""
+    """The series of one family of measurements on one node: their tags, and the open minute."""
 
     def __init__(self, family: tuple[Measurement, ...], fields: tuple[Field, ...]) -> None:
         self.raw, self.minute = family[0].name, family[1].name
@@ -103,7 +105,7 @@ class _Group:
 
 
 class Source(NamedTuple):
-    """The last frame of a node; `part` counts the frames of one sample that was split."""
+    """The last frame of a node; if a sample is split into several frames, `part` numbers them."""
 
     run: str
     sequence: int
@@ -113,16 +115,16 @@ class Source(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class NodeState:
-    """State of one node, or of one part of it where its samples are split.
+    """State of one node, or of one part of the node if its samples are split into several frames.
 
     Attributes
     ----------
     run, mono_ns
-        Of the last frame folded.
+        Collector's run and monotonic time of the last frame that was folded.
     uuids
         The roster; `counters` are in its order.
     heard_ms
-        Append time of the last frame; `given_out` is whether its open minutes were written.
+        Append time of the last frame; `given_out` is whether open minutes were written since.
     """
 
     cell: str
@@ -156,7 +158,8 @@ class FrameFold:
     Attributes
     ----------
     open_frame
-        Returns the frame of a record, or rejects it; the role sets one that verifies the writer.
+        Returns the frame of a record, or rejects the record. Roles set a function that verifies the
+        writer of the frame.
     next_offset
         Records below it have been folded and give no rows again.
     time_ms
@@ -166,7 +169,7 @@ class FrameFold:
     open_hours
         Hours for which rows were written since their last roll-up.
     runs
-        By cell and node, the collector whose frames are used.
+        By cell and node, the collector's runs, of which the frames of only one are used.
     repeated, rivals, beyond_int64, unreadable
         Repeated frames, frames of other collectors, counters that no store can hold, and records
         that are not frames.
@@ -189,7 +192,7 @@ class FrameFold:
         self.unreadable = 0
 
     def fold_record(self, record: Record, *, given_up: Collection[str] = ()) -> list[Points]:
-        """Return the rows of one record; `given_up` names culprits of `FoldFailed` to leave out.
+        """Return the rows of one record without the culprits in `given_up`; see `FoldFailed`.
 
         Raises
         ------
@@ -236,7 +239,8 @@ class FrameFold:
             return points
         runs = self.runs.setdefault((header.cell, header.node), Runs())
         if not runs.takes(header, now_ms=self.time_ms):
-            # Alternating counters of two collectors give no rates; the engine reports them.
+            # The counters of two collectors in turn would give wrong rates, so only the frames of
+            # one are used. The engine reports the other collector.
             self.rivals += 1
             return points
         source, is_new = self._source(frame)
@@ -254,7 +258,8 @@ class FrameFold:
             self.beyond_int64 += beyond
             points += raw
         if not is_new:
-            # Its counters are written again, which is idempotent, but the frame counts once.
+            # The rows above are written again, which changes nothing in the store. But a repeated
+            # frame must not count a second time in rates and minutes.
             self.repeated += 1
             return points
         self.sources[header.cell, header.node] = source
@@ -270,7 +275,7 @@ class FrameFold:
         return points
 
     def _source(self, frame: Frame) -> tuple[Source, bool]:
-        """Return the node's last frame after this one, and whether this one is new."""
+        """Return what is now the node's last frame, and whether `frame` is new."""
         header = frame.header
         last = self.sources.get((header.cell, header.node))
         if last is None or last.run != header.run:
@@ -282,7 +287,7 @@ class FrameFold:
         return Source(header.run, header.sequence, header.event_time_ns, part), True
 
     def pass_time(self, time_ms: int) -> list[Points]:
-        """Return the open minutes of nodes that are silent."""
+        """Advance the time, and return the open minutes of nodes that have become silent."""
         self.time_ms = max(self.time_ms, time_ms)
         points: list[Points] = []
         for key, node_state in self.node_states.items():
@@ -295,7 +300,7 @@ class FrameFold:
         return points
 
     def drop_node(self, culprit: str) -> None:
-        """Drop the row that a failed fold named; its next frame starts a new one."""
+        """Drop the state of the node that a failed fold named; its next frame starts afresh."""
         for key in [key for key in self.node_states if culprit == f"node {key}"]:
             del self.node_states[key]
 

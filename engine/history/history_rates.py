@@ -1,6 +1,7 @@
-"""A node's counters as rates for its whole roster: the metrics of a VM for planners.
+"""Computes the metrics of all VMs of a node for the history: rates of counters, and levels.
 
-The first frame of a collector's run gives no rate, because it has another clock.
+The first frame of a collector's run gives no rates, because the monotonic times of two runs cannot
+be compared.
 """
 
 from typing import Final
@@ -36,7 +37,7 @@ _KIB: Final = 1024.0
 
 
 def vm_metrics(rows: VmRows, *, grown: Floats, dt_s: float | None) -> Floats:
-    """Return the `VM_METRICS` in their order, shape (len(VM_METRICS), n), as stores keep them.
+    """Return the `VM_METRICS` in their order, shape (len(VM_METRICS), n), rounded as in stores.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The fold's state as bytes and back: arrays and msgpack, no pickle."""
+"""Converts the state of the history's fold to bytes and back: arrays and msgpack, no pickle."""
 
 from collections.abc import Sequence
 from typing import Final, Literal
@@ -20,7 +20,8 @@ from flatline.engine.wire.runs import Runs
 from flatline.engine.wire.stored import restoring
 from flatline.models.protocol import fill
 
-# A node that was away for a day starts without state.
+# The state of a node without frames for a day is left out of snapshots: after a restart, the node
+# begins without state.
 _FORGET_MS: Final = 86_400_000
 
 
@@ -146,7 +147,7 @@ def _node_state(packed: _NodeState, names: dict[str, str]) -> NodeState:
     stored = (packed.before, packed.instances, packed.device_sets)
     arrays = (counters.values, counters.instances, counters.device_sets)
     for name, own, kept in zip(("before", "instances", "device_sets"), arrays, stored, strict=True):
-        # An earlier release did not keep all of them.
+        # A snapshot of an earlier release does not have all three.
         if kept:
             fill(own, np.frombuffer(kept, np.float64).reshape(*own.shape[:-1], -1), name=name)
     if size != len(packed.uuids) / UUID_BYTES:

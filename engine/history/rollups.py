@@ -1,7 +1,8 @@
-"""Samples of a minute as count, mean, min, max and last; hours from their own samples.
+"""Roll-ups: count, mean, min, max and last of a minute's samples, and statistics of an hour's.
 
-A window is open until a sample of a later one arrives. Sums are computed in the order of arrival,
-so that the same samples give the same bits.
+An hour is computed from its samples, not from its minutes. A minute's window is open until a sample
+of another minute arrives. Sums are computed in the order of arrival, so that the same samples give
+the same bits.
 """
 
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ STATISTICS: Final = ("count", "sum", "min", "max", "last")
 
 
 class Window:
-    """The accumulated minute of the series of one node.
+    """The samples of one minute in accumulated form, for all series of one family on one node.
 
     Attributes
     ----------

@@ -51,7 +51,8 @@ _TELEGRAF: Final[dict[str, dict[str, str]]] = {
     },
     "libvirt_state": {"state": "state"},
 }
-# Sums over all devices have one number for Telegraf's tag.
+# Telegraf's tag for the device, by measurement. Frames hold only sums over all devices of a VM, so
+# the value of the tag is always `_TOTAL`.
 _DEVICE: Final = {
     "libvirt_vcpu": "vcpu_id",
     "libvirt_block": "block_id",
@@ -221,7 +222,7 @@ def score_points(record: Record) -> list[Points]:
     known: dict[str, Column] = {
         name: column.astype(np.float64)
         for name, column in zip(scores.features, scores.matrix(), strict=True)
-        if name in declared  # a later release may have more
+        if name in declared  # scores of a later release may have further features
     }
     series = Series({"cell": [scores.cell] * len(vms), "vm": vms})
     times = np.full(len(vms), scores.minute_ms * _MS, np.int64)
@@ -229,7 +230,7 @@ def score_points(record: Record) -> list[Points]:
 
 
 def forecast_points(record: Record) -> list[Points]:
-    """Return the forecasts of a node and its VMs, at the times that they are for.
+    """Return the forecasts of a node and its VMs; the time of a row is the time it predicts.
 
     Raises
     ------
@@ -290,5 +291,5 @@ def _integers(values: Sequence[int | None]) -> NDArray[np.int64]:
 
 
 def _moment_ns(record: Record, time_ms: int) -> int:
-    """Return a time that is unique in the partition: the offset makes the last digits."""
+    """Return `time_ms` in ns; the record's offset fills the last six digits and makes it unique."""
     return time_ms * _MS + record.offset % _MS

@@ -7,7 +7,7 @@ class Backoff:
     Parameters
     ----------
     first_s, last_s
-        The shortest pause, and the longest one that is not asked for, in s.
+        The shortest pause, and the longest one unless the receiver asks for more, in s.
     """
 
     def __init__(self, first_s: float, last_s: float) -> None:
@@ -21,7 +21,7 @@ class Backoff:
         return self._next_s != self._first_s
 
     def failed(self, asked_s: float | None = None) -> float:
-        """Record a failure and return the pause in s, `asked_s` where the receiver asked for one.
+        """Record a failure and return the pause in s; `asked_s` is what the receiver asked for.
 
         A receiver that asks for less than the shortest pause gets the shortest one.
         """

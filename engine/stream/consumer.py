@@ -1,9 +1,9 @@
 """The consumer of engine, forecaster and historian: assigns, restores, folds, saves and commits.
 
 It never seeks in its input. The group starts at the offset of the older of two snapshots, and
-records that the newer one already contains are skipped. The role puts the results of a record into
-the log or the store before it lets a snapshot say that the record was folded: a kill repeats
-results and loses none.
+records that the newer one already contains are skipped. The role writes the results of a record to
+the log or the store before it saves a snapshot that contains the record. So a crash may repeat
+results, but loses none.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from flatline.engine.stream.snapshot_format import Manifest, Snapshot
 from flatline.engine.stream.snapshot_store import Seal, append_snapshot, newest_state
 from flatline.engine.wire.topics import Topic
 
-# A successor starts at the older one, so that a newest one that is damaged loses nothing.
+# The group starts at the older snapshot, so that nothing is lost if the newer one is damaged.
 _KEPT_SNAPSHOTS: Final = 2
 
 State = TypeVar("State", bound=Folded)
@@ -38,7 +38,7 @@ class Saving(Generic[State]):
     group, topic
         The consumer group, and the topic of its snapshots.
     every_s
-        Append time between two snapshots of one partition.
+        Time between two snapshots of one partition, by the append times of its records.
     saves_first
         Whether a partition without a snapshot gets one as soon as a record was folded, instead of
         after `every_s`.
@@ -103,7 +103,8 @@ class Consumer(Generic[State, Result]):
     async def assign(self, delivery: Delivery) -> list[int]:
         """Hold exactly the assigned partitions, and return those that are new.
 
-        After each reassignment all states are restored: that of a lost partition may be stale.
+        After each reassignment all states are restored, because another process may have had a
+        partition in between: the state of that partition is then stale.
 
         Raises
         ------
@@ -136,9 +137,9 @@ class Consumer(Generic[State, Result]):
         return result
 
     async def save_due(self, subscription: Subscription) -> dict[int, int]:
-        """Save the states that are due, each as a whole, and return their bytes by partition.
+        """Save the states that are due, and return the sizes of their snapshots, by partition.
 
-        A successor starts at the snapshot before the newest one.
+        The committed offset, where a successor starts, is that of the snapshot before the newest.
         """
         every_ms = self._saving.every_s * 1000
         saved = {}

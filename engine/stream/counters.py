@@ -1,8 +1,9 @@
-"""Growth of a roster's counters between two samples: one rule for history, forecasts and reports.
+"""Growth of the counters of VMs between two samples, by one rule for history and forecasts.
 
-A missing value is unknown. A smaller counter or another instance begins a new epoch and never gives
-a rate, and neither does a sum over another set of devices. The engine applies the same rule to all
-VMs in a compiled kernel (`models.kernels.ingest`, `models.kernels.baseline`); a test compares both.
+A missing value is unknown. If a counter decreases or a VM has another instance, a new epoch begins,
+and the growth is unknown. The growth of a sum over devices is also unknown if the set of devices
+changed. The engine applies the same rule to all VMs in compiled kernels (`models.kernels.ingest`,
+`models.kernels.baseline`); a test compares both.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Places = NDArray[np.int64]
 
-# More than any device transfers in bytes per second: an error of the counter.
+# No device transfers so many bytes per second: a higher rate is an error of the counter.
 IMPOSSIBLE_PER_S: Final = 1e11
 _DEVICES: Final = ("block_", "net_")
 
@@ -57,7 +58,7 @@ def growth(values: Floats, before: Floats) -> tuple[Floats, Bools]:
 
 
 class Counters:
-    """The last counters of a roster of VMs.
+    """The counters in the last sample of a list of VMs, the roster.
 
     Parameters
     ----------
@@ -69,7 +70,7 @@ class Counters:
     Attributes
     ----------
     values
-        Shape (len(names), n); NaN where the last sample did not have it.
+        Shape (len(names), n); NaN where the last sample did not have the counter.
     instances, device_sets
         Shape (n,): the last known run and set of devices of each VM; NaN where never known.
     """
@@ -81,14 +82,14 @@ class Counters:
         self.device_sets = np.full(size, np.nan)
 
     def take(self, rows: VmRows, values: Floats | None = None) -> Floats:
-        """Return the growth since the last sample, shape (len(names), n), and keep this one.
+        """Return the growth since the last sample, shape (len(names), n), and store this sample.
 
         Parameters
         ----------
         rows
             The next sample, in the order of the roster.
         values
-            The counters, where they are not the columns `names` of `rows`.
+            The counters of the sample; None takes the columns `names` of `rows`.
 
         Returns
         -------
@@ -108,7 +109,7 @@ class Counters:
         return grown
 
     def moved(self, places: Places) -> "Counters":
-        """Return the counters of another roster, by the old index of each VM, -1 for a new one."""
+        """Return the counters for a new roster; `places` are the old indices of its VMs, or -1."""
         moved = Counters(self.names, len(places))
         kept = np.flatnonzero(places >= 0)
         for name in ("values", "instances", "device_sets"):

@@ -1,9 +1,9 @@
 """Error handling of folds: repeat a failed record from the last snapshot, then skip it.
 
-A fold changes its state step by step, so after an error the state may be half changed. The state is
-loaded again, and the records since then are read and folded again. If it raises a second time, the
-culprit is set aside: the record, or the part of the state that cannot continue. The same records
-raise the same errors, so every restart and every other reader reaches the same state.
+A fold changes its state step by step, so after an error the state may be half changed. The newest
+snapshot is loaded, and the records since then are read and folded again. If the failed record fails
+a second time, its culprit is skipped: the record itself, or the part of the state that cannot
+continue. The same records raise the same errors, so every restart reaches the same state.
 """
 
 from collections.abc import Awaitable, Callable, Collection
@@ -17,7 +17,8 @@ from flatline.engine.errors import FoldFailed
 from flatline.engine.ports import Log, OpenFrame, Record
 from flatline.engine.wire.topics import FRAMES
 
-# The first failure may be a fault of the machine (memory, a signal); the second is the record's.
+# The first failure may be a fault of the machine (memory, a signal); the second one is attributed
+# to the record.
 _ATTEMPTS: Final = 2
 _HOPELESS: Final = 8
 
@@ -49,7 +50,7 @@ Result_co = TypeVar("Result_co", covariant=True)
 
 
 class Fold(Protocol[State_contra, Result_co]):
-    """Folds one record without the culprits that were given up; `FoldFailed` names one more."""
+    """Folds one record, but skips the culprits in `given_up`; `FoldFailed` names a new culprit."""
 
     def __call__(
         self, state: State_contra, record: Record, /, *, given_up: Collection[str]
@@ -60,7 +61,7 @@ class Fold(Protocol[State_contra, Result_co]):
 
 @dataclass(slots=True)
 class Refolding(Generic[State, Result]):
-    """Folds the frames of a role's partitions, with any content.
+    """Folds the frames of a role's partitions; a frame that raises an error does not stop it.
 
     Attributes
     ----------
@@ -76,16 +77,16 @@ class Refolding(Generic[State, Result]):
     role: str
     load: Callable[[int], Awaitable[State]]
     step: Fold[State, Result]
-    # The first offset of a state without a snapshot, by partition.
+    # By partition: the first offset that was folded into a state without a snapshot.
     _begun: dict[int, int] = field(default_factory=dict)
-    # How often each culprit of a record failed.
+    # By partition and offset of a record: how often each of its culprits failed.
     _failed: dict[tuple[int, int], dict[str, int]] = field(default_factory=dict)
 
     async def fold(self, state: State, record: Record) -> tuple[State, Result]:
         """Fold a record, without the parts that failed twice.
 
-        Returns the state to continue with, a new one if the record failed, and the results of the
-        record.
+        Return the state to continue with and the results of the record. After a failure, the state
+        is one restored from the newest snapshot.
         """
         if not state.next_offset:
             self._begun[record.partition] = record.offset
@@ -97,7 +98,7 @@ class Refolding(Generic[State, Result]):
                 state = await self._recovered(record)
 
     def _given_up(self, record: Record) -> frozenset[str]:
-        """Return the culprits of a record that are set aside."""
+        """Return the culprits of a record that are skipped, because they failed twice."""
         failed = self._failed.get((record.partition, record.offset))
         if failed is None:
             return frozenset()
@@ -112,14 +113,14 @@ class Refolding(Generic[State, Result]):
             again = await self._caught_up(state, record)
             if again is None:
                 return state
-            # An earlier record failed, and the state with it.
+            # An earlier record failed this time, so the state must be restored once more.
             self._note(*again)
 
     def _note(self, record: Record, failure: FoldFailed) -> None:
         failed = self._failed.setdefault((record.partition, record.offset), {})
         count = failed[failure.culprit] = failed.get(failure.culprit, 0) + 1
         if count > _HOPELESS:
-            # A state that does not skip its culprits would be read again without end.
+            # The fold does not skip its culprits. Without this limit it would be repeated forever.
             raise failure
         where = f"{record.topic}/{record.partition} at offset {record.offset}"
         if count < _ATTEMPTS:

@@ -25,12 +25,13 @@ from flatline.engine.wire.topics import FRAMES, Topic
 CHUNK: Final = b"chunk"
 MANIFEST: Final = b"manifest"
 
-# A topic may hold a gigabyte of snapshots, of which only the newest is needed. So many records
-# are read from the end at first (enough for a forecaster of 2,000 VMs), and this factor more as
-# long as they hold no whole snapshot.
+# A topic may hold a gigabyte of snapshots, of which only the newest is needed. So only the last
+# `_REACH` records are read at first, enough for a forecaster of 2,000 VMs. As long as they hold no
+# snapshot that can be used, `_FURTHER` times as many are read.
 _REACH: Final = 256
 _FURTHER: Final = 8
-# Python refuses to parse thousands of digits; no snapshot has a million chunks.
+# The most digits of a chunk's index: no snapshot has a million chunks, and Python refuses to parse
+# thousands of digits.
 _DIGITS: Final = 6
 # Reasons to distrust a manifest.
 _NOT_BELIEVED: Final = frozenset({"bad_signature", "expired_key"})
@@ -76,7 +77,10 @@ def headers_of(group: str, generation: str, index: int) -> Headers:
 
 
 def _bound(manifest: bytes, *, topic: Topic, partition: int, group: str) -> bytes:
-    """Return the signed bytes: a manifest with its place, so that it is not valid elsewhere."""
+    """Return the bytes to sign: the manifest after its topic, partition and group.
+
+    So a copy of a signed manifest is not valid for another topic, partition or group.
+    """
     return "\x00".join((topic.name, str(partition), group, "")).encode() + manifest
 
 
@@ -94,7 +98,7 @@ def _sorted(
         if record.key == MANIFEST:
             manifests.append(record)
         elif record.key == CHUNK and index.isdigit() and len(index) <= _DIGITS:
-            # The first one counts: a later duplicate cannot damage it.
+            # The first chunk with an index counts, so a later record cannot damage the snapshot.
             chunks.setdefault(_generation(record), {}).setdefault(int(index), record.value)
     return chunks, manifests[::-1]
 
@@ -118,8 +122,8 @@ async def append_snapshot(
     Returns
     -------
     bool
-        Whether it is in the log. If the log never accepts a record of its size, the state is logged
-        as unsaved and the role continues; after a restart it must read more frames again.
+        Whether the snapshot is in the log. If a record is too large for the log, an error is logged
+        and the role continues; after a restart it must read more frames again.
     """
     manifest = encode_manifest(snapshot.manifest)
     bound = _bound(manifest, topic=topic, partition=partition, group=group)
@@ -171,9 +175,9 @@ async def newest_state(
     """Return the newest state that `restore` makes of a group's snapshots, None if there is none.
 
     A snapshot is logged, counted and skipped for an older one if no trusted key signed it, if it
-    claims frames that the log does not have yet, or if it cannot be restored. The manifest decides
-    which is newest: an old one that is appended again stays older than its successors. A
-    state may end before the first frame that the log still has; the lost frames are then counted.
+    claims frames that the log does not have yet, or if it cannot be restored. The newest snapshot
+    is the one with the highest `next_offset` in its manifest, so an old one that is appended again
+    stays old. If the log no longer has the frames after the state, the engine counts them as lost.
 
     Parameters
     ----------
@@ -183,14 +187,14 @@ async def newest_state(
     Raises
     ------
     SnapshotTooNew
-        A later release wrote one: to continue would lose its content.
+        A later release wrote the newest snapshot: to continue without it would lose its content.
     """
     bounds = await log.bounds(topic.name, partition)
     reach = _REACH
     while True:
         start = max(bounds.earliest, bounds.end - reach)
         stored = await stored_snapshots(log, partition, group=group, topic=topic, offset=start)
-        # Queried last: every frame of a state that was just read is below it.
+        # The end is queried after reading, so that it is above every frame in a state just read.
         end = (await log.bounds(FRAMES.name, partition)).end
         passed: list[tuple[str, str]] = []
         believed: list[tuple[float, Stored]] = []
@@ -209,7 +213,8 @@ async def newest_state(
                 break
             except SnapshotDamaged as damage:
                 passed.append(("unusable", str(damage)))
-        # A snapshot that is only partly within reach is not damaged: it is read again.
+        # A failed snapshot is reported only if the whole topic was read: before that, some of its
+        # chunks may just not have been read yet.
         if state is not None or start == bounds.earliest:
             _tell(passed, topic=topic, partition=partition)
             if state is None and stored:
@@ -230,9 +235,10 @@ def _restored(stored: Stored, restore: Callable[[Sequence[bytes], Manifest], Sta
 
 
 def _next_offset(manifest: bytes, *, end: int) -> float:
-    """Return the offset of the frames up to which a state claims to extend.
+    """Return the offset of the first frame that a state does not contain, by its manifest.
 
-    A manifest without one is tried first, since only restoring it shows its content.
+    The offset is infinite if the manifest cannot be read here. Such a snapshot is tried first,
+    because only `restore` can tell whether it is damaged or of a later release.
 
     Raises
     ------
