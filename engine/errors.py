@@ -10,18 +10,18 @@
     ├── LogError
     │   ├── LogUnreachable       no answer; a retry may succeed
     │   ├── LogRefused           refused by the log: credentials, rights, missing topic
-    │   ├── RecordTooLarge       the log will never accept this record; others it does
+    │   │   └── RecordTooLarge     the log will never accept this record, but it accepts others
     │   ├── LogProducerBroken    this producer can never append again; build a new one
     │   └── GroupTaken           another process already reads for this consumer group
     ├── HypervisorError
     │   ├── HypervisorUnreachable
-    │   ├── HypervisorStuck      so many calls wait that only a new process gets answers
+    │   ├── HypervisorStuck      too many calls wait for an answer; the process must restart
     │   ├── VmNotFound           the hypervisor answered that it does not know the VM
     │   ├── ActionRefused          the hypervisor refused an action, so nothing was done
     │   │   └── ActionUnsent       the call was not sent in time; a later one may succeed
     │   └── EvidenceUnsaved      no evidence of a VM could be saved before an action
     ├── HistoryError
-    │   ├── HistoryUnreachable   no answer, or not now; a later retry helps
+    │   ├── HistoryUnreachable   no answer or a temporary refusal; a retry may succeed
     │   └── HistoryRefused       refused: token, bucket or rights; a person must fix it
     ├── NotifierError
     │   ├── NotifierUnreachable  a notice was not accepted; it is sent again
@@ -31,7 +31,7 @@
         ├── SnapshotTooNew       a snapshot written by a later release
         ├── StateUnwritable      a folder or file that must be durable cannot be written
         ├── KeyDamaged           a private key of this installation is not a valid key
-        └── AlreadyRunning       a second process of a role that may exist once
+        └── AlreadyRunning       a role that may run only once was started again
 
 Messages state the failure, its place and the remedy. The top-level handler prints the
 message of a `FlatlineError` and exits with `exit_code`.
@@ -56,9 +56,9 @@ class RecordRejected(FlatlineError):
     Parameters
     ----------
     reason
-        One of `REJECTION_REASONS`; it labels the counter, so the set is closed.
+        One of `REJECTION_REASONS`. The set is fixed, because the reason is a label of a metric.
     detail
-        The exact fault, for readers of the `rejected` topic.
+        The exact fault, for people who read the `rejected` topic.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -74,15 +74,15 @@ class CommandRefused(FlatlineError):
 
 
 class FoldFailed(FlatlineError):
-    """Folding a record raised, so that the state may be partly changed.
+    """Folding a record into a state raised an exception, so the state may be partly changed.
 
     Parameters
     ----------
     culprit
-        The part to leave out when the record is folded again: `record`, or a name that the state
-        gave to a part of the record or of itself.
+        The part to leave out when the record is folded again: `record` for the whole record, or the
+        state's own name for a part of the record or of the state.
     cause
-        The exception.
+        The exception that was raised.
     """
 
     def __init__(self, culprit: str, cause: Exception) -> None:
@@ -148,7 +148,7 @@ class HypervisorUnreachable(HypervisorError):
 
 
 class HypervisorStuck(HypervisorError):
-    """So many calls wait for an answer that only a new process gets one; this one must end."""
+    """Too many calls to the hypervisor wait for an answer; this process must be replaced."""
 
 
 class VmNotFound(HypervisorError):
@@ -164,7 +164,7 @@ class ActionUnsent(ActionRefused):
 
 
 class EvidenceUnsaved(HypervisorError):
-    """No evidence of a VM could be saved; the action on it does not depend on that."""
+    """No evidence of a VM could be saved; the action on the VM is executed nevertheless."""
 
 
 class HistoryError(FlatlineError):
@@ -188,7 +188,7 @@ class HistoryUnreachable(HistoryError):
 
 
 class HistoryRefused(HistoryError):
-    """The store refused everything: token, rights, bucket. Only fixing that helps."""
+    """The store refused: token, rights or a missing bucket. A person must correct the cause."""
 
 
 class NotifierError(FlatlineError):
@@ -203,7 +203,7 @@ class NotifierUnreachable(NotifierError):
     retry_after_s
         The pause that the receiver asked for; None where it stated none.
     has_answered
-        Whether the receiver answered: it may then still accept another notice.
+        Whether the receiver answered. If it did, it may accept other notices.
     """
 
     def __init__(
@@ -225,7 +225,7 @@ class StateError(FlatlineError):
 
 
 class SnapshotDamaged(StateError):
-    """A snapshot's bytes do not match its manifest; use the older one."""
+    """A snapshot's bytes do not match its manifest; the reader uses an older snapshot."""
 
 
 class SnapshotTooNew(StateError):

@@ -16,14 +16,15 @@ from flatline.engine.wire.order import Action
 # The actions of an escalation policy: those ordered from an agent, and those of the planner itself.
 StepAction = Literal["notify", Action, "quarantine"]
 
-# What kinds have in common. A slow fault develops over hours; a stall is a silence that many VMs
-# share; a notice is about the data and not about a guest.
+# Groups of similar kinds. "slow": develops over hours. "sight": the VM or node is not visible.
+# "stall": many VMs are silent together. "notice": concerns the data and not a guest.
 Family = Literal["death", "hang", "boot", "slow", "contention", "sight", "stall", "notice"]
 
-# How the end of a fault is seen: the guest moves, its disks move, it gets the CPU that it wants, it
-# is visible, it writes as usual, its memory no longer grows, it released the cores, its signal of
-# `models.kernels.trends` is over. "detector": what detected it sees its end. "time": it ends after
-# `calm_s` without a new cause.
+# How the end of a fault is detected: its I/O counters increase ("moves"), its disk requests
+# increase ("disks"), it gets the CPU it requests, it is visible, it writes as usual, its memory no
+# longer grows, it has released the cores, or its `signal` of `models.kernels.trends` is 0.
+# "detector": the detector of the fault also detects its end. "time": it ends after `calm_s` without
+# a new cause.
 Recovery = Literal[
     "moves", "disks", "cpu", "visible", "writes", "memory", "cores", "signal", "detector", "time"
 ]
@@ -37,12 +38,13 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     action
         `notify` and `quarantine` are done by the planner, all others by the VM's agent.
     grace_s
-        How long the fault must have lasted: a guest may recover by itself. If the planner has seen
-        a longer recovery of this VM, it waits for that time.
+        How long the alert must have been open, because a guest may recover by itself. If this VM
+        once took longer to recover by itself, the planner waits that long.
     needs
         Witnesses that the alert must have, in addition to those that `admit` requires.
     deadline_s
-        By then the engine must have seen the effect; later counts as unknown.
+        Time within which the engine must have verified the effect; after it the outcome counts as
+        unknown.
     stable_s
         How long the VM must have been healthy before it counts as recovered.
     """
@@ -56,7 +58,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 @dataclass(frozen=True, slots=True)
 class Escalation:
-    """The steps of the default policy and their reason; no step is an alert alone."""
+    """The steps of the default policy and the reason for them; no steps: only an alert."""
 
     why: str = ""
     steps: tuple[Step, ...] = ()
@@ -69,29 +71,29 @@ class Fault:
     Attributes
     ----------
     family
-        What it has in common with other kinds.
+        The group of similar kinds.
     scopes
         The scopes of its alerts.
     meaning
-        The fault in words, as the end of a sentence.
+        The fault in words that can end a sentence.
     severity
-        The urgency of its alert, unless the evidence gives another.
+        The severity of its alert, unless the evidence requires another.
     suggestion
-        The strongest suggestion that the engine makes; a doubt makes a weaker one of it.
+        The strongest suggestion that the engine makes; with weaker evidence it suggests less.
     recovery
-        How its end is seen.
+        How the end of the fault is detected.
     recovered
-        The reason in the resolved alert; empty where it depends on what was seen.
+        The reason in the resolved alert; empty if the reason depends on what was observed.
     escalation
         The steps of the default policy.
     signal
-        For the recovery "signal": its name in `trends.OUT`.
+        For the recovery "signal": the name of the signal in `trends.OUT`.
     calm_s
-        For the recovery "time": the time without a new cause.
+        For the recovery "time": the time without a new cause after which the fault ends.
     is_idle
-        Whether its guest uses no CPU and does nothing, so that it looks like others of that kind.
+        Whether the guest uses no CPU and does no I/O, so that such kinds are hard to distinguish.
     is_scored
-        Whether evaluation classifies it, as datasets name it.
+        Whether evaluation scores this kind: datasets contain events of it.
     """
 
     family: Family
@@ -286,5 +288,5 @@ def of_family(*families: Family) -> frozenset[str]:
 
 
 def kind_of(name: str) -> Kind | None:
-    """Return the kind of an alert, None where another release or a monitor named it."""
+    """Return the kind of this name, None if only another release or a monitor uses the name."""
     return _BY_NAME.get(name)

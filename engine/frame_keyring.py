@@ -1,8 +1,8 @@
-"""Frame keys on disk: site keys to verify frames, one key a node to sign them.
+"""Frame keys on disk: site keys to verify frames, and one key for each node to sign them.
 
-In the `keys` folder: `site-ID.key` on machines that verify frames (engine, forecaster, historian),
-`node-NODE.key` or `owner-NAME.key` on those that write them, and `revoked`. A key that verifies a
-MAC can also forge one, so site keys stay off the nodes.
+The `keys` folder holds `site-ID.key` on machines that verify frames (engine, forecaster,
+historian), `node-NODE.key` or `owner-NAME.key` on machines that write frames, and the list
+`revoked`. A key that verifies a MAC can also forge one, so site keys must not be copied to nodes.
 """
 
 import os
@@ -45,8 +45,8 @@ from flatline.engine.wire.frame_mac import (
 _BEGIN: Final = "-----BEGIN FLATLINE FRAME KEY-----"
 _END: Final = "-----END FLATLINE FRAME KEY-----"
 _NONCE_BYTES: Final = 12
-# Readers check their folder once a second. A writer that waits this long before it uses a new site
-# key of a shared folder is never ahead of them.
+# A writer uses a new site key only this long after it was created. Readers check their folder once
+# a second, so those that share the folder have loaded the key by then.
 _SETTLED_MS: Final = 10_000
 
 
@@ -133,7 +133,10 @@ def _site_key(path: Path) -> SiteKey:
 
 
 def newest_site_key(site_keys: Mapping[str, SiteKey], *, now_ms: int) -> str | None:
-    """Return the id of the key for writers: the newest that every reader has loaded by now."""
+    """Return the id of the key for writers: the newest valid key that all readers have loaded.
+
+    If no key is old enough for that, it is the oldest valid key; None if there is none.
+    """
     live = [
         key_id for key_id, key in site_keys.items() if key.until_ms is None or now_ms < key.until_ms
     ]
@@ -179,10 +182,10 @@ def read_name_key(path: Path) -> tuple[KeyName, bytes]:
 
 
 class _FrameKeyFolder:
-    """The keys with which a reader verifies frames; each file is judged separately.
+    """The keys with which a reader verifies frames; each file is checked separately.
 
-    Entries of the list `revoked` stay in force until the role ends: the list may be read while
-    copied.
+    Entries of the list `revoked` stay in force until the role ends, even if they disappear: the
+    list may be read while it is being copied.
     """
 
     def __init__(self, folder: Path, *, accepting_unsigned: bool) -> None:
@@ -192,13 +195,13 @@ class _FrameKeyFolder:
         self._revoked = Revoked()
 
     def read(self, damaged: Damaged) -> FrameKeys:
-        """Return the keys.
+        """Return the keys, and call `damaged` for each fault.
 
         Raises
         ------
         SettingsError, KeyDamaged
-            Raised by `damaged` where there is no site key and frames without a MAC are not
-            accepted, others may write the folder, or a file is not a valid key.
+            If `damaged` raises it: there is no site key although frames must have a MAC, other
+            users may write the folder, or a file is not a valid key.
         """
         self._revoked = self._revoked.joined(read_revoked(self._folder, damaged))
         files, _ = self._files.read(damaged)
@@ -217,7 +220,10 @@ class _FrameKeyFolder:
 
 
 class _FolderSigner:
-    """Signs with the newest key of a folder, read again when it changes."""
+    """Signs frames with the writer's key file, else with a key derived from the newest site key.
+
+    The folder is read again when it changes.
+    """
 
     def __init__(self, folder: Path, kind: Kind, name: str, *, clock: Clock) -> None:
         self._folder, self._kind, self._name, self._clock = folder, kind, name, clock
@@ -234,8 +240,8 @@ class _FolderSigner:
         return self._chosen() is None
 
     def _read(self, _: Damaged) -> tuple[FrameSigner | None, dict[str, SiteKey]]:
-        # While a file is damaged it signs with the previous key: readers judge whether that is
-        # valid.
+        # An error keeps the previous key in use while a file is damaged: the readers of the frames
+        # decide whether that key is still valid.
         path = name_key_path(self._folder, self._kind, self._name)
         given = None
         if path.exists():
@@ -274,15 +280,16 @@ class FrameKeyring:
     Parameters
     ----------
     folder
-        The `keys` folder; None keeps one site key in memory, for a site in one process.
+        The `keys` folder; None if a site in one process keeps its site key in memory.
     clock
-        Determines when keys take effect and expire for writers.
+        The clock by which writers decide whether a key is in force.
     requiring
-        Whether frames must have a MAC: `keys.frames`.
+        Whether frames must have a MAC: the setting `keys.frames`.
     making
-        Whether a missing site key is created: a site on the embedded log has one machine.
+        Whether a missing site key is created. This is so on the embedded log, because its site has
+        only one machine.
     memory
-        The site key where there is no folder.
+        The site key if `folder` is None.
     """
 
     folder: Path | None
@@ -293,7 +300,7 @@ class FrameKeyring:
 
     @classmethod
     def in_memory(cls, clock: Clock, *, secret: bytes | None = None) -> "FrameKeyring":
-        """Return keys that exist only here; a `secret` of 32 bytes is for tests and the demo."""
+        """Return a keyring in memory; tests and the demo pass a fixed `secret` of 32 bytes."""
         return cls(None, clock, memory=SiteKey(os.urandom(KEY_BYTES) if secret is None else secret))
 
     def signer(self, kind: Kind, name: str) -> SignFrame:

@@ -1,14 +1,14 @@
 """Flatline's own metrics, each defined once.
 
 Base units and suffixes follow Prometheus: `_total`, `_seconds`, `_bytes`, `_ratio`. A label has few
-values: nodes, topics, reasons from a closed set; never a VM.
+values (nodes, topics, reasons of a fixed set), so no label names a VM.
 """
 
 from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
 
-# From a fast local call to a monitor that hangs until its time limit.
+# The range is from a fast local call to a call that waits for a hung monitor until its time limit.
 _CALL_BUCKETS_S: Final = (0.001, 0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0)
 
 FRAMES_SENT: Final = Counter(

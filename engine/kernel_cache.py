@@ -1,6 +1,7 @@
-"""Kernel cache between starts: in a role's state folder, else in the user's cache.
+"""Compiled kernels on disk, so that a restart need not compile them again.
 
-Compilation takes 20 s of a core, during which a restarted engine would detect nothing.
+Roles keep them in their state folder, other commands in the user's cache. Compilation takes 20 s of
+a core, during which a restarted engine would detect nothing.
 """
 
 import os
@@ -17,15 +18,16 @@ from flatline.connectors.embedded.lock import FileLock
 _log = structlog.get_logger()
 
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
-# Two checkouts that share a cache must not compile in turns; each takes some megabytes.
+# Folders that are kept, one for each version of the sources, so that two versions that share a
+# cache do not delete each other's kernels. Each takes some megabytes.
 _SOURCES_KEPT: Final = 4
 
 
 def compile_kept(compile_kernels: Callable[[], None], folder: Path) -> None:
     """Compile kernels, or load those that an earlier start left in `folder`.
 
-    The folder only saves time. Where it is missing, unwritable or could have been written by
-    others, everything is compiled, and a warning states the reason.
+    If the folder cannot be created or written, or if other users could have written to it, it is
+    not used: all kernels are compiled, and a warning states the reason.
     """
     try:
         lock = _taken(folder)
@@ -61,10 +63,10 @@ def _taken(folder: Path) -> FileLock | None:
 
 
 def _of_today(folder: Path) -> Path:
-    """Return the folder of these sources and this boot, and remove old ones.
+    """Return the kernel folder for these sources in this boot, and remove old folders.
 
-    A power loss may leave half a file, so no folder outlives a boot. The last used folders of this
-    boot are kept.
+    A power loss may leave incomplete files, so folders of earlier boots are removed. Of this boot,
+    the `_SOURCES_KEPT` folders that were used last are kept.
     """
     from flatline.models.kernels.kernel_files import fingerprint
 

@@ -1,7 +1,7 @@
-"""Key files: write permissions, the lines above their PEM block, and detection of changes.
+"""Key files: their permissions, the lines above their PEM block, and detection of changes.
 
-A key file is PEM (RFC 7468). The lines above its block are that standard's explanatory text, which
-other programs skip: `Not-After: 2027-01-31T00:00:00Z` is the expiry of the key.
+A key file is PEM (RFC 7468). Lines above the PEM block are explanatory text in that standard, and
+other programs skip them. Such a line may state the expiry: `Not-After: 2027-01-31T00:00:00Z`.
 """
 
 import os
@@ -17,7 +17,8 @@ import structlog
 from flatline.engine.errors import FlatlineError, SettingsError, StateUnwritable
 
 NOT_AFTER: Final = "Not-After"
-# Group and others: a writer of these files decides which keys are trusted, a reader can sign.
+# Permission bits of group and others. A user who can write these files decides which keys are
+# trusted; one who can read a private key can sign.
 _OTHERS_WRITE: Final = 0o022
 _OTHERS_READ: Final = 0o077
 # A key that is removed from a folder stays in force no longer than this; a check costs some 50 µs.
@@ -28,7 +29,7 @@ _log = structlog.get_logger()
 
 
 def require_unwritable_by_others(path: Path) -> None:
-    """Refuse a folder or file that defines trust where others could write it.
+    """Refuse a folder or file with trusted keys if other users could have written it.
 
     Raises
     ------
@@ -74,12 +75,13 @@ def labels_of(text: str) -> dict[str, str]:
 
 
 def until_ms_of(labels: dict[str, str], *, source: str) -> int | None:
-    """Return the expiry of a key, in ms since the epoch, None where it has none.
+    """Return the expiry of a key, in ms since the epoch, None if it has none.
 
     Raises
     ------
     SettingsError
-        The date cannot be read: a typing error must not extend the life of a key.
+        The date cannot be parsed. It is not ignored, so that a typing error does not extend the
+        life of a key.
     """
     text = labels.get(NOT_AFTER)
     if text is None:
@@ -157,18 +159,19 @@ def write_new_key_file(path: Path, text: str) -> None:
         ) from error
 
 
-# Called for each file that cannot be used.
+# A function that is called with the error of each file that cannot be used. If it raises, reading
+# ends; if it returns, the file is skipped.
 Damaged = Callable[[Exception], None]
 
 
 def refuse(error: Exception) -> None:
-    """Refuse all keys of a folder because of one file, as at a start: a `Damaged`."""
+    """Raise the error: the `Damaged` for a start, where one damaged file prevents the start."""
     raise error
 
 
 @contextmanager
 def judged(damaged: Damaged) -> Iterator[None]:
-    """Skip an unusable file, and report it."""
+    """Pass an error of the block to `damaged`, so that an unusable file is skipped."""
     try:
         yield
     except (FlatlineError, OSError, ValueError) as error:
@@ -245,18 +248,18 @@ def _seen(path: Path) -> tuple[object, ...]:
 
 
 class WatchedFolder(Generic[Content]):
-    """The content of a folder of keys, read again when it changes.
+    """The content of a folder of keys, which is read again when it changes.
 
-    At the first reading an error ends the start. A later one is logged: a user who may write the
-    folder must not be able to stop a role with it, nor to add a key.
+    An error at the first reading is raised. Later errors are only logged, so that a user who may
+    write the folder cannot stop a running role. Such a user cannot add a key either.
 
     Parameters
     ----------
     folder, also
-        The folders whose files are checked.
+        The folders that are checked for changes.
     read
-        Reads them and reports skipped files to a `Damaged`. If it raises, the earlier content stays
-        in force.
+        Reads the folders and reports skipped files to a `Damaged`. If it raises later than at the
+        start, the earlier content stays in force.
     mono_ns
         Monotonic clock in ns; the folder is checked once a second at most.
     """
@@ -274,7 +277,8 @@ class WatchedFolder(Generic[Content]):
         self._read = read
         self._mono_ns = mono_ns
         self._looked_ns = mono_ns()
-        # Before reading: a change during it causes another reading at the next check.
+        # The check precedes the reading, so that a change during the reading is detected by the
+        # next check.
         self._seen = self._check()
         self._content = read(refuse)
 

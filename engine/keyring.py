@@ -1,9 +1,10 @@
-"""The keys of this installation: created at the first start, private ones for this user only.
+"""The signing keys of this installation, and the keys that it trusts.
 
-`keys/planner.key` signs orders, `keys/agent.key` claims and results, `keys/engine.key` alerts and
-`keys/operator.key` records that lift a restriction. The `.pub` file of each is copied to the
-`trusted` folders of others, as `planner-NAME.pub`, `engine-NAME.pub`, `operator-NAME.pub` and
-`agent-NODE.pub`: an agent's key is valid only for the orders of that node.
+Private keys are created at the first start and readable only by this user. `keys/planner.key` signs
+orders, `keys/agent.key` claims and results, `keys/engine.key` alerts, scores and snapshots, and
+`keys/operator.key` records that end a restriction. The `.pub` file of each is copied to the
+`trusted` folder of other machines, as `planner-NAME.pub`, `engine-NAME.pub`, `operator-NAME.pub` or
+`agent-NODE.pub`. An agent's key is valid only for claims and results of the node NODE.
 """
 
 import os
@@ -99,7 +100,7 @@ def read_key(folder: Path, signer: Signer) -> Ed25519PrivateKey | None:
 
 
 def replace_key(folder: Path, signer: Signer) -> Ed25519PrivateKey:
-    """Replace the private key of a role, which has ended, by a new one and return it.
+    """Replace the expired or revoked private key of a role by a new key, and return the new key.
 
     Raises
     ------
@@ -125,7 +126,7 @@ def _make(path: Path) -> None:
     try:
         os.link(fresh, path)
     except FileExistsError:
-        pass  # both processes now read the same one
+        pass  # the other process has created the key, and both now read that one
     finally:
         fresh.unlink()
 
@@ -134,8 +135,8 @@ def _make(path: Path) -> None:
 class PublicFile:
     """A file of a folder of trusted keys.
 
-    `name` is the name of the key in its file name, for an agent the node; `until_ms` None never
-    expires.
+    `name` is the NAME in the file name, for an agent its node. `until_ms` is the expiry of the key,
+    None if it has none.
     """
 
     signer: Signer
@@ -145,7 +146,9 @@ class PublicFile:
 
 
 def trusted_keys(folder: Path, *, own: Path | None, revoked: Revoked | None = None) -> TrustedKeys:
-    """Return the keys that are valid for orders, results, alerts and control. None is created.
+    """Return the keys that are valid for orders, results, alerts and control records.
+
+    No key is created.
 
     Parameters
     ----------
@@ -196,7 +199,7 @@ def _own_keys(
 def _trusted(
     files: Iterable[PublicFile], keys: dict[Signer, list[Ed25519PublicKey]], revoked: Revoked
 ) -> TrustedKeys:
-    """Return the valid keys: those of files, and own ones by role."""
+    """Return all valid keys: those of trusted files, and this installation's own `keys`."""
     ends: dict[str, list[int | None]] = {
         key_id(key): [revoked.ended_ms(key_id(key))] for own in keys.values() for key in own
     }
@@ -232,11 +235,12 @@ class WatchedKeys:
     Parameters
     ----------
     folder, own
-        See `trusted_keys`, whose errors end the start. Later each file is judged separately: a key
-        with any damaged file is not valid, all others are. Missing own keys are created.
+        See `trusted_keys`. Its errors are raised at the start. Later each file is checked
+        separately: a key with a damaged file is not valid, other keys are. Missing own keys are
+        created.
     keys
-        The `keys` folder, whose list `revoked` also applies to trusted keys; None has no list. Its
-        entries stay in force until the role ends: a list may be read while it is copied.
+        The `keys` folder, whose list `revoked` also applies to trusted keys; None: no list. Entries
+        of the list stay in force until the role ends, because it may be read while it is copied.
     """
 
     def __init__(

@@ -44,8 +44,10 @@ class Liveness(Opened, Protocol):
 
         Raises
         ------
-        ActionRefused, HypervisorUnreachable
-            It may not be set.
+        ActionRefused
+            The hypervisor refused to set the period.
+        HypervisorUnreachable
+            The hypervisor did not answer.
         """
         ...
 
@@ -60,11 +62,12 @@ class ProbeAnswer:
 
 
 class Prober(Protocol):
-    """Asks guests for a sign of life over the node's bridges, as their neighbours do."""
+    """Probes guests over the node's bridges with ARP requests or neighbour solicitations."""
 
     async def ask(self, card: Card, addresses: Sequence[str], *, within_s: float) -> ProbeAnswer:
-        """Ask one card for the owner of its addresses; only its own MAC and address answer.
+        """Ask on the card's bridge which MAC has `addresses`; only the card's own MAC counts.
 
-        `unknown`: no probe was possible, without an address, a right or such a bridge.
+        The sign is `unknown` if no probe was possible: no address is known, a right is missing, or
+        the node has no such bridge.
         """
         ...

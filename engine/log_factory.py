@@ -26,13 +26,13 @@ class Process:
 
 
 def open_log(process: Process, *, frames: bool = False) -> AbstractAsyncContextManager[Log]:
-    """Return the site's log as a context manager; settings choose the adapter.
+    """Return the site's log as a context manager; settings select the adapter.
 
     Parameters
     ----------
     frames
-        Whether frames are read for a group: then, on Kafka, through the client that
-        `log.kafka.consumer` names.
+        Whether the caller reads frames in a consumer group. If so, and if the log is Kafka, the
+        client is the one that `log.kafka.consumer` names.
     """
     settings = process.settings
     if settings.log.kind == "embedded":
@@ -71,7 +71,8 @@ def kafka_config(settings: Settings, *, run: str = "") -> "KafkaConfig":
         partitions=settings.log.partitions,
         replication=kafka.replication,
         topic_prefix=kafka.topic_prefix,
-        # Shorter than the silence after which a part of a process counts as stuck.
+        # The timeout must be shorter than `STUCK_AFTER_S`, so that a slow connection does not count
+        # as a stuck process.
         connect_timeout_s=STUCK_AFTER_S / 3,
         security=KafkaSecurity(
             protocol=kafka.security,
@@ -88,17 +89,18 @@ def kafka_config(settings: Settings, *, run: str = "") -> "KafkaConfig":
 async def topic_problems(
     process: Process, *, topics: Collection[str] | None = None
 ) -> tuple[str, ...]:
-    """Return one sentence for each difference between the log and its declaration.
+    """Return one sentence for each difference between the log's topics and their declaration.
 
     Parameters
     ----------
     topics
-        Names of those that this principal is to see; None is all.
+        Names of the topics that this principal must be able to see; None: all topics.
 
     Raises
     ------
     LogRefused, LogUnreachable
-        No answer; the message distinguishes a wrong password from an absent broker.
+        The log refused or did not answer. The message distinguishes a wrong password from an
+        unreachable broker.
     """
     if process.settings.log.kind == "embedded":
         return ()  # it creates its topics itself

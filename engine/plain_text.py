@@ -68,9 +68,10 @@ def in_html(text: str) -> str:
 
 
 def in_json(document: str) -> str:
-    r"""Return a JSON document with characters that a terminal would execute as `\uXXXX`.
+    r"""Return a JSON document in which control and invisible characters are escaped as `\uXXXX`.
 
-    Its meaning is unchanged: outside strings JSON has no such characters but line ends.
+    The meaning is unchanged: outside strings JSON has no such characters except line ends, which
+    are kept.
     """
     return document if _is_plain(document) else _CONTROL_BUT_LINE.sub(_json_escaped, document)
 
@@ -97,7 +98,8 @@ def masked_url(url: str) -> str:
     if found is None:
         return MASK
     user, _, host = found["where"].rpartition("@")
-    # An at sign after a slash may end a password with a slash in it.
+    # An `@` after the first slash may be the end of a password that contains a slash; then the host
+    # cannot be told apart.
     if not _HOST.fullmatch(host) or "@" in found["rest"]:
         return f"{found['scheme']}://{MASK}"
     rest = f"/{MASK}" if found["rest"].strip("/") else ""

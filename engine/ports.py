@@ -1,7 +1,7 @@
 """The protocols through which the engine does I/O, and which adapters implement.
 
-Only `engine.wiring` knows both a port and its adapters. Every port has one contract suite under
-`tests/contracts`, run on each adapter.
+Only the wiring and `engine.log_factory` know both a port and its adapters. Every port has one
+contract suite under `tests/contracts`, which is run on each adapter.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -52,7 +52,10 @@ class Position(NamedTuple):
 
 
 class Bounds(NamedTuple):
-    """The offsets of a partition: `earliest` is readable unless it equals `end`."""
+    """Offsets of a partition: of the earliest record, and of the next one to be appended.
+
+    The partition is empty if they are equal.
+    """
 
     earliest: int
     end: int
@@ -82,10 +85,10 @@ OpenFrame = Callable[[Record], Frame]
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """The result of one poll, and the partitions that this reader holds now.
+    """The result of one poll, and the partitions that are assigned to this reader now.
 
-    `generation` grows whenever the assignment was revoked, even if the same partitions came back: a
-    reader with state by partition must load it again.
+    `generation` grows whenever the assignment was revoked, even if the same partitions were
+    assigned again. A reader that keeps state by partition must then load it again.
     """
 
     records: tuple[Record, ...]
@@ -99,8 +102,8 @@ class Subscription(Protocol):
     async def poll(self, *, max_records: int, wait_s: float) -> Delivery:
         """Return records when there are any, or none after `wait_s`.
 
-        `max_records=0` reads nothing and keeps the membership while the reader cannot continue, so
-        that it does not count as stalled.
+        A reader that cannot continue calls with `max_records=0`, which reads nothing but keeps its
+        membership in the group.
 
         Raises
         ------
@@ -138,10 +141,10 @@ class Log(Opened, Protocol):
         Parameters
         ----------
         partition
-            Only for records of a partition rather than a key (ticks, snapshots); None chooses it by
-            the key.
+            Only for records that belong to a partition and not to a key (ticks, snapshots). None:
+            the key determines the partition.
         time_ms
-            Only for copies of an existing log; None takes the log's own append time.
+            Only for copies of an existing log. None: the log sets the append time.
 
         Raises
         ------
@@ -166,7 +169,7 @@ class Log(Opened, Protocol):
         ...
 
     async def read_to_end(self, topic: str, partition: int, *, offset: int) -> list[Record]:
-        """Return every record from `offset` to the end at the time of the call: a barrier."""
+        """Return every record from `offset` to the end that the partition has at the call."""
         ...
 
     async def bounds(self, topic: str, partition: int) -> Bounds:
@@ -191,8 +194,8 @@ class NodeSample:
     """One bulk sample of a node.
 
     `node` holds gauges by name (`engine.wire.metrics.NODE_METRICS`); an absent one is unknown.
-    `hung` lists the VMs whose monitor did not answer in time; their rows have the values that
-    libvirt knows without it, the rest is missing.
+    `hung` lists the VMs whose monitor did not answer in time. Their rows have only the values that
+    libvirt knows without the monitor.
     """
 
     event_time_ns: int
@@ -226,19 +229,19 @@ class Hypervisor(Opened, Protocol):
 
 
 class Actuator(Opened, Protocol):
-    """The actuator: all actions of the agent on a VM. None acts on more than one VM.
+    """The actuator: all actions of the agent. No method acts on more than one VM.
 
-    Every action raises `ActionRefused` or `VmNotFound` when nothing was done, `ActionUnsent` where
-    only time was short, and `HypervisorUnreachable` when the outcome is unknown; that is never
-    repeated.
+    If nothing was done, an action raises `ActionRefused` or `VmNotFound`, and `ActionUnsent` if
+    only the time was too short. If the outcome is unknown, it raises `HypervisorUnreachable`, and
+    the action is never repeated.
 
-    A call that its `permit` no longer allows is not sent, however long the hypervisor was silent;
-    None permits it whenever the hypervisor answers. Cancelling the caller withdraws a call that was
-    not sent.
+    A call is not sent if its `permit` no longer allows it, for example after a long silence of the
+    hypervisor. Without a permit a call is sent whenever the hypervisor answers. If the caller is
+    cancelled, a call that was not sent yet is not sent.
     """
 
     async def reach(self) -> None:
-        """Wait until the hypervisor answers; `HypervisorUnreachable` has the reason if not."""
+        """Wait until the hypervisor answers, or raise `HypervisorUnreachable` with the reason."""
         ...
 
     async def sample(self, vm: bytes) -> PreflightSample:
@@ -250,7 +253,7 @@ class Actuator(Opened, Protocol):
         ...
 
     async def finish_reset(self, vm: bytes, *, permit: Permit) -> None:
-        """Resume a VM that an earlier run of this agent reset and left paused, and no other."""
+        """Resume a VM only if an earlier run of this agent has reset it and left it paused."""
         ...
 
     async def reboot(self, vm: bytes, *, permit: Permit | None = None) -> None:
@@ -286,16 +289,19 @@ class Actuator(Opened, Protocol):
         ...
 
     async def find_disk_move(self, vm: bytes, *, disk: str, target: str) -> None:
-        """Abort a copy that an earlier run of this agent started; return if it was complete."""
+        """Find a copy that an earlier run of this agent started; return if it was complete.
+
+        A copy that is not complete is aborted: `ActionRefused`.
+        """
         ...
 
     async def abort_job(self, vm: bytes) -> None:
-        """Abort the job that this agent started on the VM."""
+        """Abort the migration of the VM that this agent started."""
         ...
 
 
 class Evidence(Opened, Protocol):
-    """The store of a node for evidence of a VM that was acted on, for people."""
+    """Saves evidence about a VM before an action on it, for people who examine the fault later."""
 
     async def save(self, vm: bytes, *, incident: str, step: int) -> str:
         """Save the evidence available within 5 s, and return its location in one phrase.
@@ -310,7 +316,7 @@ class Evidence(Opened, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A notification of a person; the same `name` and `labels` are the same notice again."""
+    """A notification of people. Two with the same `name` and `labels` are one notice, repeated."""
 
     name: str
     severity: str
@@ -328,9 +334,9 @@ class Notifier(Protocol):
         Raises
         ------
         NotifierUnreachable
-            It was not, or that is unknown: a retry may duplicate it.
+            The notice was not accepted, or this is unknown: a retry may duplicate it.
         NotifierRefused
-            It was not and will never be: the receiver refused this notice.
+            The receiver refused this notice permanently.
         """
         ...
 
@@ -362,7 +368,8 @@ class LedgerStore(Protocol):
 class RecordedFrame(NamedTuple):
     """One record of a recording, and its append time (ms since the epoch).
 
-    `value` is its bytes where available; `frame` None is a record that is not a frame.
+    `value` holds the record's bytes if they are known. `frame` is None if the record is not a
+    frame.
     """
 
     time_ms: int
@@ -377,9 +384,9 @@ class Recording(Protocol):
     Attributes
     ----------
     name, interval_s
-        Its name, and the sampling interval of a VM.
+        Name of the recording, and the interval between two samples of a VM.
     names
-        Name of each VM in the recording by UUID text; an absent VM is shown by its UUID.
+        Names of VMs by UUID text; a VM without a name here is shown by its UUID.
     """
 
     name: str
@@ -397,7 +404,7 @@ class Recording(Protocol):
         ...
 
     def figures(self) -> Mapping[str, int]:
-        """Return the outcomes of its rows so far, by name; every dropped row is counted."""
+        """Return the number of rows read so far by outcome; every dropped row is counted."""
         ...
 
 
@@ -431,11 +438,11 @@ class Query:
 
 
 class Answer(NamedTuple):
-    """One query result: a group in a window, or a row.
+    """One query result: for a group in a window, or for a row.
 
-    `tags` are the values of `group_by`, empty where a row has no such tag. `time_ns` is the row's
-    own time, the window's beginning, or `begin_ns`. A value is None where unknown; a result without
-    any value is left out.
+    `tags` are the values of `group_by`, empty if a row has no such tag. `time_ns` is the time of
+    the row or the beginning of the window; without windows it is `begin_ns`. An unknown value is
+    None. A result without any known value is omitted.
     """
 
     tags: tuple[str, ...]
@@ -445,7 +452,10 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RefusedRow:
-    """A row that the store will never accept: its index in the call, its text, and the reason."""
+    """A row that the store will never accept, its text, and the reason.
+
+    `points` is the index in the batch, and `row` the index in that `Points`.
+    """
 
     points: int
     row: int
@@ -462,9 +472,9 @@ class HistorySink(Opened, Protocol):
         Raises
         ------
         HistoryUnreachable
-            Some or none of the rows are stored: repeat the same call.
+            Not all rows are stored, perhaps none: repeat the same call.
         HistoryRefused
-            Likewise, after a person has fixed the fault that the message names.
+            As above, but a person must first correct the fault that the message states.
         """
         ...
 
@@ -481,6 +491,6 @@ class HistoryQuery(Opened, Protocol):
         HistoryUnreachable
             The store does not answer: repeat the same call.
         HistoryRefused
-            Likewise, after a person has fixed the fault that the message names.
+            The store refuses; a person must first correct the fault that the message states.
         """
         ...

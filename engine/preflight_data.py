@@ -4,15 +4,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
-# Maximum age of the last sample at the call. A sample takes 10 ms, ten times that on a busy node,
-# and changes of the guest after it would not be detected.
+# Maximum age of the last sample when the call is sent; changes of the guest after that sample are
+# not detected. A sample takes 10 ms, on a busy node ten times as long.
 LAST_SAMPLE_S: Final = 0.1
 
-# Reason for the VM's state: `crashed` means that its own crash caused it.
+# Why the VM is in its state: `crashed` means that a crash of the VM itself caused the state.
 StateReason = Literal["unknown", "crashed", "other"]
-# A report of the guest's own device to the hypervisor.
+# A report by the guest's panic device or watchdog to the hypervisor.
 GuestReport = Literal["panicked", "watchdog"]
-# `silent`: the guest answered before, within the time for which an answer counts, and not now.
+# Result of a probe. `silent`: the guest does not answer now, although it answered a short time ago.
 Sign = Literal["unknown", "answered", "silent"]
 
 
@@ -34,24 +34,24 @@ class PreflightSample:
     job_active
         Whether a job runs on the VM; None is unknown.
     boots_seen
-        Number of resets and reboots of the VM reported on this connection.
+        A number that changes with each boot of the VM, and with each connection to the hypervisor.
     reported, reported_ns
-        Report of the guest's own device to this node's hypervisor since the guest's last boot, and
-        its time by the node's monotonic clock; None where this connection received none.
+        What the guest's panic device or watchdog reported to this node's hypervisor since the last
+        boot, and when, by the node's monotonic clock; None if this connection received no report.
     tenant, group, opted_out
-        From the VM's present definition; `opted_out` means that it forbids actions.
+        From the VM's present definition; `opted_out` means that the definition forbids actions.
     uncounted
-        A device of the VM whose traffic no counter here includes; None means that all are counted.
+        A device whose traffic is not included in the counters of this sample; None: there is none.
     vcpus
         Number of vCPUs that are plugged in.
     vcpu_time_ns, vcpu_delay_ns
-        Run time of each vCPU, and the time that it waited for a core, in the same order; empty is
-        unknown.
+        For how long each vCPU ran, and for how long it waited for a core, in the same order; empty
+        is unknown.
     balloon_last_update_s, balloon_period_s
-        When the guest last reported its memory (s since the epoch), and how often it is asked to
-        (s); 0 is never asked.
+        When the guest last reported its memory (s since the epoch), and at which interval it is
+        asked for a report (s); 0: it is never asked.
     kvm_irq_injections, kvm_io_exits
-        Interrupts given to the guest, and its exits for I/O, over all vCPUs.
+        Interrupts injected into the guest, and its exits for I/O, summed over all vCPUs.
     """
 
     vm: bytes
@@ -86,24 +86,26 @@ class PreflightSample:
 
     @property
     def moved(self) -> int | None:
-        """Return the number of disk requests and packets sent, None without disks."""
+        """Return the number of disk requests and packets sent, None if the disks are unknown."""
         return moved(self.block_rd_reqs, self.block_wr_reqs, self.net_tx_pkts)
 
 
 def moved(reads: int | None, writes: int | None, packets: int | None) -> int | None:
     """Return the total of a guest's reads, writes and packets sent.
 
-    None where its disks are unknown; a guest without a network card has no packets.
+    None if the disk requests are unknown. Unknown packets count as 0, because a guest may have no
+    network card.
     """
     return None if reads is None or writes is None else reads + writes + (packets or 0)
 
 
 class Rest(NamedTuple):
-    """Idle times of a vCPU, or of the guest's interrupts, in s, observed by the node in this boot.
+    """Idle times of a vCPU or of the guest's interrupts, in s, observed in this boot of the VM.
 
-    `still_s` is for how long it has gained exactly nothing until now. `longest_s` is the longest
-    such time that ended. `idle_s` is how long the guest did no I/O and ran as little as an idle
-    kernel needs: without that its idle behaviour is unknown.
+    `still_s` is for how long the counter has not increased until now. `longest_s` is the longest
+    earlier time without an increase. `idle_s` is for how long the guest was observed at rest: it
+    did no I/O and ran only as much as an idle kernel needs. Without that its idle times are not
+    known.
     """
 
     still_s: float
@@ -125,17 +127,17 @@ class ObservedGuest:
     Attributes
     ----------
     mono_ns
-        When it was requested, by the node's monotonic clock.
+        When the sample was requested, by the node's monotonic clock.
     vcpu_wanted_ns
-        Run time plus time waiting for a core of each vCPU; empty is unknown.
+        For how long each vCPU ran or waited for a core; empty is unknown.
     moved
-        As `PreflightSample.moved`.
+        See `PreflightSample.moved`.
     kvm_irq_injections
-        As in `PreflightSample`; None is not counted.
+        As in `PreflightSample`; None: the hypervisor does not count them.
     cards
-        Cards on a bridge of this node; a card that bypasses it is not included.
+        Network cards that are attached to a bridge of this node; other cards are not included.
     balloon_period_s
-        None is no balloon, 0 one that is never asked.
+        Interval at which the balloon is asked for a report; 0: never, None: there is no balloon.
     agent_connected
         Whether the guest agent's channel is open.
     has_console
@@ -162,17 +164,18 @@ class Signs:
     Attributes
     ----------
     probe
-        Answers to neighbour requests over the node's bridge.
+        Whether the guest answers ARP or neighbour requests over the node's bridge.
     agent
-        Answers of the guest agent.
+        Whether the guest agent answers.
     console_panic
-        Whether the serial console shows a kernel panic since the last boot.
+        Whether the serial console has shown a kernel panic since the last boot.
     rests
-        By index in `PreflightSample.vcpu_time_ns`; empty where the node has not watched the vCPUs.
+        Idle times of each vCPU, by its index in `PreflightSample.vcpu_time_ns`; empty if the node
+        has not observed the vCPUs.
     interrupts
-        Idle times of the interrupts that KVM injects; None where they are not counted.
+        Idle times of the interrupts that KVM injects; None if they are not counted.
     quiet_s
-        For how long the guest has done no I/O; None where the node has seen none in this boot.
+        For how long the guest has done no I/O; None if the node has seen no I/O in this boot.
     """
 
     probe: Sign = "unknown"
@@ -185,10 +188,11 @@ class Signs:
 
 @dataclass(frozen=True, slots=True)
 class Permit:
-    """The permission for one call to run `instance` of the VM, sent within `within_s`.
+    """The permission for one call on run `instance` of the VM, to be sent within `within_s`.
 
-    `last_check` is called in the calling thread with one more sample, taken at most `LAST_SAMPLE_S`
-    before the call: a sentence forbids the call, None allows it.
+    The thread that sends the call first passes one more sample to `last_check`, taken at most
+    `LAST_SAMPLE_S` before. If `last_check` returns a sentence, the call is not sent; None allows
+    it.
     """
 
     instance: int

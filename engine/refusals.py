@@ -1,10 +1,10 @@
 """Handling of refusals: one policy for all writes to external receivers.
 
-Each receiver (InfluxDB, a webhook, Kafka, files) refuses in its own way; its adapter maps this to
-one of two kinds of error. A **permanent** refusal is caused by the data: the receiver will never
+Each receiver (InfluxDB, a webhook, Kafka, files) refuses in its own way; its adapter maps a refusal
+to one of two kinds of error. A **permanent** refusal is caused by the data: the receiver will never
 accept them, so they are recorded with the reason and skipped, and the next data are sent. A
-**temporary** one is caused by the receiver or the network: the same data are sent again after a
-pause that doubles (`engine.stream.backoff`), or that the receiver asked for.
+**temporary** refusal is caused by the receiver or the network. The same data are sent again after
+the pause that the receiver asked for, else after one that doubles (`engine.stream.backoff`).
 """
 
 from datetime import UTC, datetime
@@ -12,20 +12,22 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Final
 
-# Status codes that blame the request, but are temporary.
+# Status codes 4xx that are temporary, although 4xx means an error of the request.
 _PASSING: Final = frozenset(
     {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
 )
-# Status codes that blame the server, but are caused by the request.
+# Status codes 5xx that are permanent: the request causes them, although 5xx means a server error.
 _NEVER: Final = frozenset({HTTPStatus.NOT_IMPLEMENTED, HTTPStatus.HTTP_VERSION_NOT_SUPPORTED})
-# A header that asks for more than an hour is an error, or a daily quota: retry hourly.
+# Longest pause that is honoured. A `Retry-After` of more than an hour is an error or a daily quota;
+# then the data are sent again every hour.
 LONGEST_WAIT_S: Final = 3600.0
 
 
 def is_permanent(status: int) -> bool:
     """Return whether an HTTP status other than 2xx is caused by the data, not the receiver.
 
-    A redirect is: data are sent only to the address that an operator configured.
+    A redirect counts as permanent, because data are sent only to the address that an operator
+    configured.
     """
     if status in _NEVER:
         return True
@@ -33,9 +35,10 @@ def is_permanent(status: int) -> bool:
 
 
 def retry_after_s(text: str | None, *, now: datetime | None = None) -> float | None:
-    """Return the seconds in `Retry-After`, a number or a date (RFC 9110, 10.2.3).
+    """Return the pause that a `Retry-After` header asks for, in s (RFC 9110, 10.2.3).
 
-    None where it is not valid. `now` is the reference for a date, by default the machine's time.
+    The header holds a number or a date. `now` is the time from which a date is counted, by default
+    the present. The result is None if the header is not valid.
     """
     if not text or not text.strip():
         return None

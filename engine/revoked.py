@@ -1,4 +1,4 @@
-"""The list `revoked` in the `keys` folder: revoked keys of frames and of signatures."""
+"""The file `revoked` in the `keys` folder: a list of revoked frame keys and signing keys."""
 
 from pathlib import Path
 from typing import Final
@@ -19,18 +19,20 @@ _MS_DIGITS: Final = 20
 
 
 def read_revoked(folder: Path, damaged: Damaged = refuse) -> Revoked:
-    """Return the revoked keys: lines of an id, or of `kind/name` or `key/ID` and a time in ms.
+    """Return the revoked keys of a folder.
+
+    Each line is the id of a key, or `kind/name` and a time in ms, or `key/ID` and a time in ms.
 
     Parameters
     ----------
     damaged
-        Called for each line that cannot be read, and if others may write the file: their entries
-        can only revoke keys, never add one.
+        Called for each line that cannot be parsed, and if other users may write the file. Lines of
+        other users are in force too, because they can only revoke keys and not add one.
 
     Raises
     ------
     SettingsError
-        A line cannot be read, or others may write the file; by default.
+        With the default `damaged`: a line cannot be parsed, or other users may write the file.
     """
     path, found = folder / REVOKED, Revoked()
     with judged(damaged):
@@ -61,7 +63,7 @@ def _revoked_by(line: str, *, source: str) -> Revoked:
 
 
 def revoke(folder: Path, *, what: str, now_ms: int) -> None:
-    """Add to `revoked` a key's id, `key/ID`, or `kind/name` with each key made for it until now."""
+    """Add `what` to the list: an id, `key/ID`, or `kind/name` (all its keys made until now)."""
     path = folder / REVOKED
     text = path.read_text() if path.exists() else ""
     line = what if "/" not in what else f"{what} {now_ms}"

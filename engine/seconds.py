@@ -3,8 +3,8 @@
 from math import isfinite
 from typing import Final
 
-# Seconds since the epoch end here, in the year 2286; a larger value has another unit. Present times
-# in ms, us or ns are above it.
+# A larger value has another unit: as seconds it would be after the year 2286, and present times in
+# ms, µs or ns are larger.
 _LATEST_S: Final = 1e10
 _UNITS: Final = (("milliseconds", 1e3), ("microseconds", 1e6), ("nanoseconds", 1e9))
 

@@ -8,12 +8,12 @@ from pydantic import PlainSerializer
 from flatline.engine.errors import SettingsError
 from flatline.engine.plain_text import masked_url
 
-# An address among the settings; `flatline config show` prints it without possible secrets.
+# A setting that is a URL; `flatline config show` prints it without possible secrets.
 Url = Annotated[str, PlainSerializer(masked_url, when_used="json")]
 
 
 def read_secret(file: Path, *, name: str) -> str:
-    """Return the content of a file with one secret; `name` is the setting that names it.
+    """Return the secret in a file; `name` is the setting that names the file, for messages.
 
     Raises
     ------

@@ -1,7 +1,7 @@
 """Every setting of Flatline: its unit, its default and the reason for it.
 
-A TOML file is overridden by the environment (`FLATLINE_LOG__KIND`), and that by flags (`--set
-log.kind=kafka`). An unknown name is refused, with the nearest known one and its line or variable.
+The environment (`FLATLINE_LOG__KIND`) overrides a TOML file, and flags (`--set log.kind=kafka`)
+override both. An unknown name is refused; the error states its place and the nearest known name.
 """
 
 import os
@@ -26,7 +26,7 @@ from flatline.engine.errors import SettingsError
 from flatline.engine.secret_file import Url, read_secret
 
 PREFIX: Final = "FLATLINE_"
-# The path of the settings file; the others belong to the lab's scripts, not to the program.
+# Variables with the prefix that are not settings: the path of the file, and those of lab scripts.
 CONFIG_VARIABLE: Final = "FLATLINE_CONFIG"
 _NOT_SETTINGS: Final = (CONFIG_VARIABLE, "FLATLINE_CACHE", "FLATLINE_LAB_")
 _FREE: Final = ("act.targets.",)
@@ -72,26 +72,26 @@ class Kafka(Section):
     security: Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"] = "plaintext"
     """How the connection is protected. Plaintext is for one machine only."""
     mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
-    """How the password is shown to the broker, with `sasl_*`."""
+    """SASL mechanism of the authentication by password, with `sasl_*`."""
     username: str | None = None
     """Name of the principal, with `sasl_*`."""
     password: SecretStr | None = None
-    """Its password; better a file, which neither a process list nor a unit file shows."""
+    """Password of the principal. `password_file` is safer: process lists do not show it."""
     password_file: Path | None = None
     """File that holds the password, for example a systemd credential."""
     ca_file: Path | None = None
-    """Certificates of the authorities that sign the brokers; None takes the system's."""
+    """Certificates of the authorities that sign the brokers' certificates; None: the system's."""
     cert_file: Path | None = None
-    """Certificate of this client, where brokers ask for one."""
+    """Certificate of this client, if the brokers require one."""
     key_file: Path | None = None
-    """Its private key."""
+    """Private key of the client's certificate."""
     consumer: Literal["plain", "faust"] = "faust"
-    """What reads the engine's frames. Both give the same alerts; `plain` is the way out when
-    a release of Faust misbehaves."""
+    """Client with which the engine reads frames. Both give the same alerts; `plain` (aiokafka)
+    replaces a release of Faust that has a fault."""
     topic_prefix: str = Field(default="", pattern=r"^[A-Za-z0-9._-]*$", max_length=64)
-    """Put before every topic's name, so that installations can share a cluster."""
+    """Prefix of every topic's name, so that installations can share a cluster."""
     replication: int = Field(default=1, ge=1, le=7)
-    """Copies of each topic that `flatline doctor --create-topics` asks for; 3 in production."""
+    """Replication factor of topics made by `flatline doctor --create-topics`; 3 in production."""
 
     @model_validator(mode="after")
     def _complete(self) -> "Kafka":
@@ -115,11 +115,11 @@ class LogPart(Section):
     """The one log of the site."""
 
     kind: Literal["embedded", "kafka"] = "embedded"
-    """`embedded` keeps the log in one SQLite file of this machine; `kafka` spans machines."""
+    """`embedded` keeps the log in SQLite files on this machine; `kafka` serves many machines."""
     folder: Path | None = None
     """Folder of the embedded log; None is `log` in the state folder."""
     max_bytes: int = Field(default=8 << 30, ge=64 << 20)
-    """Bytes the embedded log keeps, the newest: 8 GiB hold two days of 1,000 VMs at 10 s."""
+    """Bytes of newest records that the embedded log keeps; 8 GiB: 2 days of 1,000 VMs at 10 s."""
     partitions: int = Field(default=8, ge=1, le=1024)
     """Partitions of every topic that is keyed by cell. It cannot be changed once the topics
     exist, since a cell's records would lose their order; 8 serve up to 8 engines."""
@@ -133,12 +133,12 @@ class Collect(Section):
     """Seconds between two samples. 10 s finds a dead guest in under a minute at little cost;
     detection works from 1 s to 5 min."""
     libvirt_uri: str = "qemu:///system"
-    """libvirt connection that is read; the collector opens it read-only."""
+    """libvirt connection of the collector, which opens it read-only."""
     buffer_s: float = Field(default=900.0, ge=10.0, le=86_400.0)
-    """Seconds of frames kept while the log is away. A quarter of an hour outlasts a broker's
-    restart; older frames could only explain the past."""
+    """Seconds of frames that are kept while the log is unavailable. A broker restarts in less than
+    15 min; older frames do not help to detect present faults."""
     buffer_bytes: int = Field(default=256 << 20, ge=1 << 20)
-    """Bound of the same buffer in bytes: 200 VMs at 1 s fill about 25 MB in 15 min."""
+    """Limit of the same buffer in bytes: 200 VMs sampled every second fill 25 MB in 15 min."""
     inventory_every_s: float = Field(default=600.0, ge=10.0, le=86_400.0)
     """Seconds after which the whole inventory is sent again although nothing changed."""
 
@@ -147,7 +147,7 @@ class HypervisorPart(Section):
     """The hypervisor of this node."""
 
     kind: Literal["libvirt"] = "libvirt"
-    """Connector through which collector and agent reach the VMs. That of `libvirt` is configured by
+    """Connector with which collector and agent access the VMs. The settings of `libvirt` are
     `collect.libvirt_uri`, `act.libvirt_uri` and `act.targets`."""
 
 
@@ -157,7 +157,7 @@ class Engine(Section):
     group: Name = "flatline-engine"
     """Consumer group: engines of one group share the partitions."""
     snapshot_every_s: float = Field(default=180.0, ge=5.0, le=3600.0)
-    """Seconds between two snapshots: what a restarted engine folds again at most."""
+    """Seconds between two snapshots: a restarted engine reads the records since the last one."""
 
 
 class ForecastPart(Section):
@@ -166,76 +166,76 @@ class ForecastPart(Section):
     group: Name = "flatline-forecast"
     """Consumer group: forecasters of one group share the partitions."""
     snapshot_every_s: float = Field(default=3 * 3600.0, ge=60.0, le=86400.0)
-    """Seconds between two states written to the log: what a restarted forecaster folds again at
-    most. A state is large (some 80 KB a VM), and frames are kept for days."""
+    """Seconds between two snapshots: a restarted forecaster reads the records since the last one.
+    Snapshots are rare because they are large (some 80 KB per VM); frames are kept for 2 days."""
 
 
 class MigrationTarget(Section):
     """The connection of this node to another one for a live migration."""
 
     uri: str
-    """The other libvirtd as this node's libvirtd connects to it: `qemu+tls://node7/system`."""
+    """URI at which this node's libvirtd connects to the other one: `qemu+tls://node7/system`."""
     data_uri: str | None = None
-    """Where the memory goes, `tcp://10.0.7.1`; None lets libvirt choose."""
+    """Address to which the memory is copied, such as `tcp://10.0.7.1`; None: libvirt chooses."""
     unsafe: bool = False
-    """Whether to migrate although libvirt cannot see that both nodes share the disks."""
+    """Whether to migrate even if libvirt cannot verify that both nodes share the disks."""
     bandwidth_mib_s: int | None = Field(default=None, ge=1)
-    """At most so much of the network is taken, in MiB/s; None is all that there is."""
+    """Largest bandwidth of a migration in MiB/s; None: no limit."""
 
 
 class Act(Section):
     """The agent on a node."""
 
     libvirt_uri: str = "qemu:///system"
-    """libvirt connection of the actuator; it needs the right to write."""
+    """libvirt connection of the actuator, which needs write access."""
     targets: dict[Name, MigrationTarget] = {}
-    """Nodes to which a VM may be moved, by name; none that is not listed is ever a target."""
+    """Nodes to which a VM may be migrated, by name. A node that is not listed is never a target."""
     enable_balloon_stats: bool = False
-    """Give the balloons of VMs that may be acted on a period, so that they are a witness."""
+    """Whether to enable the balloon's periodic report (a witness) on VMs that allow actions."""
 
 
 class Policy(Section):
     """The permitted actions and their scopes."""
 
     file: Path | None = None
-    """Policy file. None takes the shipped `default`, which only observes."""
+    """Policy file. None: the shipped policy `default`, which allows no action."""
 
 
 class Notify(Section):
     """Notification of people; planners send it."""
 
     url: Url | None = Field(default=None, pattern=r"^https?://")
-    """Webhook that takes what a person must hear, in the form of Alertmanager's webhook, and
-    `FlatlineAlive` once a minute. None tells nobody but the journal."""
+    """Webhook for notifications of people, in the format of Alertmanager's webhook, and for
+    `FlatlineAlive` once a minute. None: notifications are only written to the journal."""
     token_file: Path | None = None
-    """File that holds a bearer token for it."""
+    """File that holds the bearer token for the webhook."""
 
 
 class Http(Section):
     """Probes and metrics."""
 
     host: str = "127.0.0.1"
-    """Address to listen on. Metrics name nodes and cells, so by default only this machine."""
+    """Address to listen on; by default only this machine, because metrics name nodes and cells."""
     port: int | None = Field(default=None, ge=0, le=65_535)
-    """Port of `/livez`, `/readyz` and `/metrics`; None serves none, 0 takes any free one."""
+    """Port of `/livez`, `/readyz` and `/metrics`; None: they are not served, 0: any free port."""
 
 
 class Influx(Section):
     """The connection to InfluxDB, where `history.kind` is `influxdb`."""
 
     url: Url = "http://localhost:8086"
-    """Address of the server; https anywhere but on one machine."""
+    """Address of the server. Use https unless the server is on this machine."""
     org: str = "flatline"
-    """Organisation that the buckets belong to."""
+    """Organisation to which the buckets belong."""
     database: Name = "flatline"
-    """Name under which InfluxQL finds the history; buckets are NAME_raw, NAME_minute, NAME_long."""
+    """Database NAME in InfluxQL; its buckets are NAME_raw, NAME_minute and NAME_long."""
     token_file: Path | None = None
-    """File that holds the token, read anew when the server refuses it; None is
-    `influxdb/historian.token` in the state folder, where `flatline history setup` puts it."""
+    """File that holds the token; it is read again when the server refuses the token. None:
+    `influxdb/historian.token` in the state folder, which `flatline history setup` writes."""
     ca_file: Path | None = None
-    """Certificates of the authorities that sign the server; None takes the system's."""
+    """Certificates of the authorities that sign the server's certificate; None: the system's."""
     timeout_s: float = Field(default=30.0, ge=1.0, le=300.0)
-    """Seconds that one request may take. A server that is busy compacting was seen to need 5 s."""
+    """Time limit of one request in s. A server that was compacting was measured to need 5 s."""
 
 
 class HistoryPart(Section):
@@ -260,20 +260,20 @@ class State(Section):
     """The data that this process keeps on its own disk."""
 
     folder: Path = Field(default_factory=_state_folder)
-    """Folder of the embedded log, the agent's ledger and the keys. It must be on a disk that
-    keeps what was flushed: the ledger is what prevents a second reset."""
+    """Folder of the embedded log, the agent's ledger and the keys. Its disk must not lose flushed
+    data, because the ledger prevents a second reset."""
 
 
 class Keys(Section):
-    """The keys that sign, and the requirements for signatures."""
+    """The keys of this installation, and whether frames must be authenticated."""
 
     folder: Path | None = None
-    """Private keys, one a role; None is `keys` in the state folder."""
+    """Folder of private keys, one for each role; None: `keys` in the state folder."""
     trusted: Path | None = None
-    """Public keys that count, read anew when they change; None is `trusted` in the state folder."""
+    """Folder of trusted public keys, watched for changes; None: `trusted` in the state folder."""
     frames: Literal["require", "accept"] = "require"
-    """Whether frames must carry their node's MAC. `accept` also takes and writes those without, and
-    unsigned snapshots: for the days of an upgrade, since anybody may then speak for any node."""
+    """Whether frames must have their node's MAC. `accept` permits frames without it, and unsigned
+    snapshots. Use it only during an upgrade: any writer can then send frames for any node."""
 
 
 class Settings(BaseSettings):
@@ -376,7 +376,7 @@ def load_settings(
 
 
 def setting_names(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[str]:
-    """Yield the dotted name of every setting and, before its content, of every section."""
+    """Yield the dotted name of every section and, after it, of the settings in it."""
     for name, field in model.model_fields.items():
         yield prefix + name
         kind = field.annotation
@@ -454,7 +454,7 @@ def _check_name(name: str, where: str) -> None:
 def _reported(location: tuple[int | str, ...], message: str, origins: _Origins) -> str:
     """Return one sentence with the place of a wrong value and its fault."""
     parts = [str(part) for part in location]
-    # A value that may have several types reports each of them below its own name.
+    # For a value of several types pydantic appends each type to the location; these are removed.
     while parts and ".".join(parts) not in set(setting_names()):
         parts.pop()
     name = ".".join(parts)

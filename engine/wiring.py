@@ -1,7 +1,7 @@
-"""Connects ports and adapters: settings become running roles only here.
+"""Connects ports and adapters: turns settings into running roles.
 
-Adapters are imported where they are needed and nowhere else. So a collector or an agent never loads
-the kernels, and a machine without libvirt runs every role except its node's.
+Each adapter is imported only in the function that needs it. So a collector or an agent never loads
+the kernels, and a machine without libvirt can run all roles except collector and agent.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -55,7 +55,8 @@ Connect = Callable[[], AbstractAsyncContextManager[Log]]
 def process(settings: Settings) -> Process:
     """Return a process with the machine's own clocks."""
     clock = SystemClock()
-    # A collector that samples every 5 min is silent for as long between two samples.
+    # A collector with an interval of 5 min reports no progress between two samples; it must not
+    # count as stuck.
     stuck_s = max(STUCK_AFTER_S, 3 * settings.collect.interval_s)
     return Process(settings, clock, Health(clock, stuck_after_s=stuck_s))
 
@@ -87,12 +88,12 @@ def probes(process: Process) -> AbstractAsyncContextManager[object]:
 
 
 def open_recording(source: str) -> Recording:
-    """Return the input of a replay: a dataset by its prefix, or the frames of a log's folder.
+    """Return the input of a replay: the frames in the folder of a log, or a dataset by its prefix.
 
     Raises
     ------
     SettingsError
-        There is neither.
+        `source` is neither.
     """
     from flatline.connectors.embedded.recording import FILE_NAME, FrameRecording
     from flatline.connectors.traces.dataset import open_dataset
@@ -212,7 +213,8 @@ def notify_opener(process: Process, connect: Connect) -> dict[str, Opener]:
                 site=site,
                 clock=process.clock,
                 health=health,
-                # A role may be opened again in one process: each opening is a separate chain.
+                # A role may be opened several times in one process. Each time it is a new writer
+                # with a separate hash chain in the journal.
                 writer=f"notify/{site}/{process.run}.{process.clock.mono_ns():x}",
             )
 
@@ -271,7 +273,10 @@ def act_opener(process: Process, connect: Connect, node: Node, authority: Author
 
 
 def _check_purpose(policy: Policy, *, node: str) -> None:
-    """Refuse a demo's policy on real VMs, and warn of a lab's: both act on VMs of any age."""
+    """Refuse a demo policy on real VMs, and warn of a lab policy.
+
+    Both allow actions on VMs that were observed for only a short time.
+    """
     if policy.purpose == "demo":
         raise SettingsError(
             f"Policy {policy.name!r} is for a simulated fleet (purpose demo), but node {node} runs "
@@ -285,12 +290,13 @@ def _check_purpose(policy: Policy, *, node: str) -> None:
 
 
 def compile_engine(settings: Settings | None = None) -> None:
-    """Compile the engine's kernels: takes seconds, and would block an event loop.
+    """Compile the engine's kernels. This takes seconds and blocks the calling thread.
 
     Parameters
     ----------
     settings
-        Their state folder keeps the kernels for the next start; None uses the user's cache.
+        The kernels are kept for the next start in the state folder of these settings; None: in the
+        user's cache.
     """
     from flatline.engine.detection.compiled import compile_kernels
 
@@ -337,7 +343,8 @@ def engine_opener(process: Process, connect: Connect, authority: Authority) -> O
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Role]:
-        # The engine compiles before it joins its group; this loads the kernels of an earlier one.
+        # The kernels are compiled before the engine joins its group, or loaded if an earlier start
+        # has compiled them.
         compile_engine(settings)
         async with connect() as log:
             health = process.health.of("engine")

@@ -42,7 +42,7 @@ async def open_queries(process: Process) -> AsyncIterator[HistoryQuery]:
     Raises
     ------
     SettingsError
-        The store only takes rows.
+        The store cannot be queried.
     """
     async with open_history(process) as store:
         if not isinstance(store, HistoryQuery):
@@ -117,7 +117,8 @@ def history_opener(process: Process, connect: Connect, frames: FrameKeyring) -> 
     from flatline.engine.roles.record import RecordConfig, Recorder
 
     history = process.settings.history
-    # Each write is a Parquet file or a request; many files make reading slow.
+    # Rows are gathered for 30 s where each write makes a Parquet file, because many files make
+    # queries slow. InfluxDB gets a request every 2 s.
     config = RecordConfig(group=history.group, gather_s=30.0 if history.kind == "embedded" else 2.0)
 
     open_frame = frame_opener(process, frames, reader="historian", compiled=False)

@@ -55,10 +55,10 @@ def read_policy(file: Path) -> Policy:
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """The policy, and the keys that are trusted.
+    """The policy, the keys of this installation, and the keys that it trusts.
 
-    `key` returns the key of a role and creates a missing one: a node needs no planner's. `frames`
-    are in memory by default, for a site in this process.
+    `key` returns the private key of a role and creates it if missing, so a machine has only keys of
+    roles that run on it. `frames` is in memory by default, which is for a site in one process.
     """
 
     policy: Policy
@@ -89,7 +89,9 @@ def _watched(settings: Settings, clock: Clock) -> WatchedKeys:
 
 
 def state_keys(settings: Settings, clock: Clock) -> StateKeys:
-    """Return the keys that sign a role's state: this machine's engine key, created if missing.
+    """Return the key that signs a role's snapshots, and the keys that it accepts.
+
+    The signing key is this machine's engine key, which is created if it is missing.
 
     Raises
     ------
@@ -126,14 +128,15 @@ def frame_keyring(settings: Settings, clock: Clock) -> FrameKeyring:
 def frame_opener(
     process: Process, frames: FrameKeyring, *, reader: str, compiled: bool = True
 ) -> OpenFrame:
-    """Return the function with which a role opens frames: it verifies their writer first.
+    """Return the function that verifies the writer of a record and decodes the frame in it.
 
-    `compiled` columns are unpacked by a kernel, which a role compiles before it joins its group.
+    `compiled` is whether a compiled kernel unpacks the columns. A role that uses it compiles the
+    kernel before it joins its group.
 
     Raises
     ------
     SettingsError
-        There is no site key to verify them with.
+        There is no site key with which frames can be verified.
     """
     if not compiled:
         return FrameOpener(frames.reader(), reader=reader, clock=process.clock)

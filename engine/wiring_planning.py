@@ -22,9 +22,9 @@ from flatline.engine.wiring_history import open_history, open_queries
 
 
 def compile_forecaster(settings: Settings | None = None) -> None:
-    """Compile the forecaster's kernels, or load them from the folder that `compile_engine` uses.
+    """Compile the forecaster's kernels, or load them from the kernel cache.
 
-    Takes seconds and would block the event loop of other roles.
+    A compilation takes seconds and blocks the calling thread.
     """
     from flatline.engine.forecasting.partition_forecasts import compile_kernels
 
@@ -48,7 +48,8 @@ def forecast_opener(process: Process, connect: Connect, frames: FrameKeyring) ->
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Role]:
-        # As in the engine: kernels of an earlier process are loaded, the rest is compiled and kept.
+        # The kernels are compiled before the forecaster joins its group, or loaded if an earlier
+        # start has compiled them.
         compile_forecaster(process.settings)
         async with connect() as log:
             health = process.health.of("forecast")
@@ -64,17 +65,18 @@ def forecast_opener(process: Process, connect: Connect, frames: FrameKeyring) ->
     return opened
 
 
-# Every cell's nodes report within some seconds, so the end of a partition contains all its cells.
+# Number of records that are read from the end of each partition. All nodes report within seconds,
+# so these contain frames of every cell.
 _LATEST_FRAMES = 1_000
 
 
 async def usage_from_history(process: Process, log: Log) -> UsageSnapshot:
-    """Return the usage snapshot of the history; the latest frames give the zone of each cell.
+    """Return the usage snapshot of the history; the zone of each cell is from its latest frames.
 
     Raises
     ------
     HistoryError, LogError
-        One of them cannot be read.
+        The history or the log cannot be read.
     """
     asked = usage_queries(now_s=process.clock.now_ms() // 1000)
     async with open_queries(process) as history:
@@ -87,7 +89,7 @@ async def usage_from_history(process: Process, log: Log) -> UsageSnapshot:
             try:
                 header = decode_frame(record.value).header
             except RecordRejected:
-                continue  # the engine publishes and counts it
+                continue  # the engine counts and reports rejected records
             if header.role == "collector":
                 zones[header.cell] = header.zone
     return usage_of(answers, zones=zones)

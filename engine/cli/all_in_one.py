@@ -36,10 +36,11 @@ def run_all_in_one(settings: Settings, *, simulated: bool, acting: bool, seed: i
     Parameters
     ----------
     simulated
-        Whether to simulate a fleet of 200 VMs in 4 cells with actions, under the demo's policy
-        unless the settings name another. Otherwise this machine's hypervisor is watched.
+        Whether to simulate a fleet of 200 VMs in 4 cells, on which actions are allowed. The policy
+        is that of the demo unless the settings name another. Otherwise the VMs of this machine's
+        hypervisor are observed.
     acting
-        Whether actions on this machine's VMs are allowed at all.
+        Whether the agent runs, without which no action on this machine's VMs is possible.
 
     Raises
     ------
@@ -47,7 +48,7 @@ def run_all_in_one(settings: Settings, *, simulated: bool, acting: bool, seed: i
         Another process runs all roles with this state folder.
     """
     set_up_logs()
-    # Before any compilation or opening: a second process would only fail later, role by role.
+    # The lock is taken first, so that a second process fails at once and not later in each role.
     with held_in(settings.state.folder, "run", what="runs all roles"):
         if simulated:
             return until_stopped(lambda: _run_simulated(process(settings), seed=seed))
@@ -55,7 +56,7 @@ def run_all_in_one(settings: Settings, *, simulated: bool, acting: bool, seed: i
 
 
 async def _compiled(settings: Settings) -> None:
-    """Compile before sampling starts: a gap at the start of a cadence looks like a fault."""
+    """Compile before sampling starts: a gap after the first samples would look like a fault."""
     _log.info("Compiling the kernels.")
     await abandonable(lambda: compile_engine(settings))
     await abandonable(lambda: compile_forecaster(settings))

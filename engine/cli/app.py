@@ -1,4 +1,7 @@
-"""The subcommands of `flatline`, one function each; each imports its dependencies on call."""
+"""The subcommands of `flatline`, one function each.
+
+Each function imports its dependencies when it is called, so that other commands start fast.
+"""
 
 import asyncio
 import json
@@ -64,7 +67,7 @@ def flatline(
         ),
     ] = False,
 ) -> None:
-    """Take what stands before the subcommand."""
+    """Handle the options before the subcommand."""
 
 
 @app.command()
@@ -262,8 +265,9 @@ def audit_verify(
 
     A record that cannot be read counts as a finding.
 
-    The end of each chain is written to `--heads`, so that the next check detects truncation
-    since. Copy that file to another machine: a person who edits the log may also edit it here.
+    The end of each chain is written to `--heads`, so that the next check detects a later
+    truncation. Copy that file to another machine: a person who edits the log may also edit the file
+    here.
     """
     from flatline.engine.action.chain import verify
     from flatline.engine.cli.audit import HEADS_FILE, journal_and_cut, known_heads, write_heads

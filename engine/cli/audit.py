@@ -31,8 +31,8 @@ class Journal(NamedTuple):
 async def read_journal(_: Process, log: Log) -> Journal:
     """Return every entry in the log, and the unreadable records among them.
 
-    A writer's entries are in the partitions of the cells that they concern, so only their sequence
-    restores the order in which they were written.
+    Each entry is in the partition of the cell that it concerns. So the entries of one writer are in
+    several partitions, and are sorted by their sequence.
     """
     entries: list[JournalEntry] = []
     unreadable: list[Unreadable] = []
@@ -61,22 +61,25 @@ async def cut_until_ms(log: Log) -> int | None:
 
 async def journal_and_cut(process: Process, log: Log) -> tuple[Journal, int | None]:
     """Return the journal in the log, and the time until which older entries have been dropped."""
-    # In this order: entries that are dropped in between are then not reported.
+    # The journal is read first. In the other order, entries that retention drops between the two
+    # reads would be reported as missing.
     journal = await read_journal(process, log)
     return journal, await cut_until_ms(log)
 
 
-# Kept outside the log: no record in the log refers to a tail that was cut off.
+# The checked ends of the chains are stored outside the log, because the records that remain in the
+# log do not show that later ones were cut off.
 HEADS_FILE: Final = "audit-heads.json"
 
 
 def known_heads(file: Path) -> list[Head]:
-    """Return the heads that an earlier check recorded; none before the first one.
+    """Return the heads that an earlier check stored; none before the first check.
 
     Raises
     ------
     StateError
-        The file cannot be read: an editor of the journal may have edited it too.
+        The file cannot be read. It is not ignored, because a person who edited the journal may have
+        edited the file too.
     """
     try:
         return msgspec.json.decode(file.read_bytes(), type=list[Head])
@@ -90,12 +93,12 @@ def known_heads(file: Path) -> list[Head]:
 
 
 def write_heads(file: Path, entries: Iterable[JournalEntry]) -> None:
-    """Record the current head of every chain.
+    """Store the current head of every chain.
 
     Raises
     ------
     StateUnwritable
-        The next check could not detect whether the journal was cut since.
+        The file cannot be written, so the next check could not detect a truncation.
     """
     heads = sorted(heads_of(entries), key=lambda head: head.writer)
     fresh = file.with_suffix(".new")

@@ -61,7 +61,7 @@ def store(found: Report, settings: Settings) -> None:
     console(stderr=True).print(f"{count} rows were written to the history as flatline_capacity.")
 
 
-# Load has cycles of days and weeks; a size that is based on less misses some of them.
+# Load varies by day and by week, so less than a week of data does not show the peak load of a VM.
 _WEEK_DAYS: Final = 7.0
 
 

@@ -23,7 +23,7 @@ Cell = Annotated[
 def event_reboot(
     vm: Vm, cell: Cell = None, minutes: Minutes = 10.0, file: File = None, sets: Sets = None
 ) -> None:
-    """Say that the owner reboots a VM now. Its silence then means nothing."""
+    """Report that the owner reboots a VM now. Its silence is then not a fault."""
     _owner_event("owner_reboot", vm, cell=cell, minutes=minutes, file=file, sets=sets)
 
 
@@ -31,7 +31,7 @@ def event_reboot(
 def event_maintenance(
     vm: Vm, cell: Cell = None, minutes: Minutes = 60.0, file: File = None, sets: Sets = None
 ) -> None:
-    """Say that the owner works on a VM. Nothing it does then leads to an action."""
+    """Report that the owner works on a VM. No action on it is allowed meanwhile."""
     _owner_event("owner_maintenance", vm, cell=cell, minutes=minutes, file=file, sets=sets)
 
 
@@ -53,7 +53,7 @@ def forget(
 ) -> None:
     """End the alerts on a node, VM, pool or network that is gone for good.
 
-    A subject that reports again is known again.
+    If the subject reports again, it is monitored again.
     """
     from uuid import UUID
 
@@ -134,7 +134,7 @@ def pause_on(
     file: File = None,
     sets: Sets = None,
 ) -> None:
-    """Let no machine act in a scope; alerts go on."""
+    """Forbid automatic actions in a scope; alerts continue."""
     from flatline.engine.cli.control_commands import append_pause, with_log
     from flatline.engine.cli.validation import print_warning, scope_warning
 
@@ -188,7 +188,7 @@ def pause_adopt(file: File = None, sets: Sets = None) -> None:
 
 @pause.command("show")
 def pause_show(file: File = None, sets: Sets = None) -> None:
-    """List every pause and other word that holds now."""
+    """List every pause and other control command in force."""
     from shlex import quote
 
     from flatline.engine.cli.control_commands import controls_in_force, rows_of, with_log
@@ -218,7 +218,7 @@ def approve(
     file: File = None,
     sets: Sets = None,
 ) -> None:
-    """Approve the steps of one incident. Those that the policy leaves to a person."""
+    """Approve the steps of one incident. The policy leaves these steps to a person."""
     from flatline.engine.cli.control_commands import append_approval, with_log
     from flatline.engine.cli.validation import incident_warning, print_warning
 

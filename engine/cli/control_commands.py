@@ -37,7 +37,7 @@ from flatline.engine.wiring import Process, frame_keyring, open_log, process, tr
 # reported instead of waited for.
 PATIENCE_S: Final = 15.0
 MINUTE_MS: Final = 60_000
-# Names of these come from settings, so a name that no setting may have is a typing error.
+# Scopes whose names come from settings. A name that no setting may have is a typing error.
 PLACES: Final = ("zone", "cell", "node")
 
 # The format of `engine.wire.alert.alert_id`.
@@ -60,9 +60,9 @@ def with_log(
     Parameters
     ----------
     patient
-        Whether `use` may take longer, because it reads much.
+        Whether `use` may take longer than `PATIENCE_S`, because it reads many records.
     reading
-        Whether a log is only read: a missing embedded one is then not created.
+        Whether `use` only reads the log. Then a missing embedded log is not created.
 
     Raises
     ------
@@ -124,7 +124,7 @@ async def append_owner_event(
 ) -> None:
     """Append an owner's report on a VM to the log of its cell, and forbid actions on the VM."""
     place, now_ms = here.settings.site, here.clock.now_ms()
-    # Before any append: a caller without a key gets an error first.
+    # The key is read before any append, so that nothing is written if the caller has no key.
     sign = frame_keyring(here.settings, here.clock).signer("owner", place.node)
     until_ms = now_ms + round(minutes * MINUTE_MS)
     event = Event(
@@ -143,10 +143,12 @@ async def append_owner_event(
         reason=kind,
         time_ms=now_ms,
         until_ms=until_ms,
-        # A reboot of ten minutes must not shorten a maintenance of an hour.
+        # The source is part of the record key. So a report of a reboot (10 min) does not replace a
+        # report of maintenance (1 h).
         source=kind,
     )
-    # First the record that an agent reads before its call: an order may be on its way already.
+    # The control record is appended before the frame: an agent reads it before its call, and an
+    # order may already be on its way.
     held = (await _commands_by_key(here, log)).get(control.key())
     await _say(here, log, control, signing=loosens(control, held))
     key, value = cell.encode(), _owner_frame(here, event, cell=cell)
@@ -185,28 +187,31 @@ async def append_forget(here: Process, log: Log, *, scope: str, name: str, cell:
 
 
 def _has_operator_key(settings: Settings) -> bool:
-    """Return whether this installation can sign as an operator; on one machine it always can."""
+    """Return whether this installation can sign as an operator.
+
+    On the embedded log it always can, because a missing key is created.
+    """
     return settings.log.kind == "embedded" or (settings.key_folder / "operator.key").exists()
 
 
 async def _say(
     here: Process, log: Log, control: Control, *, signing: bool, key: bytes | None = None
 ) -> None:
-    """Append one control record, signed where there is a key.
+    """Append one control record, signed if this installation has an operator's key.
 
     Parameters
     ----------
     signing
-        Whether it is valid only with an operator's signature.
+        Whether the record is valid only with an operator's signature.
     key
-        Record key, where it ends a record under another key.
+        Record key, if the record is to end a record under another key than its own.
 
     Raises
     ------
     SettingsError
-        It must be signed, and this installation has no operator's key.
+        The record must be signed, and this installation has no operator's key.
     CommandRefused
-        It must be signed, and the signature is not accepted.
+        The record must be signed, and planners and agents do not accept its signature.
     """
     key, headers = control.key() if key is None else key, _NO_HEADERS
     value = encode_control(control)
@@ -225,7 +230,8 @@ async def _say(
     position = await log.append(CONTROL.name, key=key, value=value, headers=headers)
     if not signing:
         return
-    # Planners and agents apply the same rules: a rejected record must not look like a success.
+    # The rules of planners and agents are applied here too, so that a record which they reject is
+    # not reported as a success.
     fault = (await _fold(here, log))[1].get(position.offset)
     if fault is not None:
         raise CommandRefused(
@@ -236,7 +242,10 @@ async def _say(
 
 
 def _dated(control: Control, key: bytes, commands: Mapping[bytes, Control]) -> Control:
-    """Return a record no older than the one it ends: this machine's clock may be behind."""
+    """Return the record dated no earlier than the record it ends.
+
+    This machine's clock may be slow, and readers reject a command that is older than what it ends.
+    """
     ended = [
         commands[one].time_ms for one in (control.key(), restriction_key(key)) if one in commands
     ]
@@ -244,12 +253,14 @@ def _dated(control: Control, key: bytes, commands: Mapping[bytes, Control]) -> C
 
 
 def _require_believed(here: Process, operator: Ed25519PrivateKey) -> None:
-    """Refuse to write a record that readers with this machine's trusted keys would reject.
+    """Refuse to sign with an operator's key that this machine itself does not trust.
+
+    Planners and agents that trust the same keys would reject the record.
 
     Raises
     ------
     CommandRefused
-        The operator's key of this machine is not trusted, or it has ended.
+        The operator's key of this machine is not trusted, or it has expired or was revoked.
     """
     settings, name = here.settings, key_id(operator.public_key())
     trusted = trusted_now(settings)
@@ -299,9 +310,10 @@ def scope_of(control: Control) -> str:
 
 
 def rows_of(controls: Iterable[Control]) -> Iterator[tuple[Control, str]]:
-    """Yield the records in force for display: each with its scope, holds as one per scope.
+    """Yield the records in force and their scopes, for display.
 
-    A hold replaces a record that was not accepted, so its text says how to handle that.
+    A restriction that replaces a rejected or unreadable record is shown once per scope, with a text
+    that says how an operator ends it.
     """
     shown: set[str] = set()
     for control in controls:
@@ -320,9 +332,10 @@ def rows_of(controls: Iterable[Control]) -> Iterator[tuple[Control, str]]:
 async def append_pause(
     here: Process, log: Log, *, scope: str, reason: str, minutes: float | None
 ) -> Control:
-    """Append a pause, and return the one in force.
+    """Append a pause, and return the pause in force.
 
-    An existing pause that lasts longer stays: ten minutes must not end a stop without an end.
+    If an existing pause lasts longer, it stays in force and nothing is appended: a pause of ten
+    minutes must not shorten a pause without an end.
     """
     pause = _pause(here, scope, reason=reason)
     if minutes is not None:
@@ -344,13 +357,14 @@ async def end_pause(here: Process, log: Log, *, scope: str, reason: str) -> bool
     """Append the end of a pause, and return whether there was one."""
     over = msgspec.structs.replace(_pause(here, scope, reason=reason), active=False)
     in_force = await _commands_by_key(here, log)
-    # A person also ends the pauses of machines.
+    # The command also ends the pauses that planners have set.
     commands = [msgspec.structs.replace(over, source=SOURCE), over]
     if over.scope == "vm":
         commands.insert(0, msgspec.structs.replace(over, kind="quarantine"))
-    # Written in any case: resuming must not depend on what was just read.
+    # The ends are written even if no pause was read: a pause may have been appended since.
     keys = {command.key(): command for command in commands}
-    # A rejected or unreadable record holds until an operator's record is under the same key.
+    # The restriction for a rejected or unreadable record ends only with an operator's record under
+    # the key of that record.
     holds = [
         key
         for key, command in in_force.items()
@@ -364,7 +378,7 @@ async def end_pause(here: Process, log: Log, *, scope: str, reason: str) -> bool
 
 
 async def adopt(here: Process, log: Log) -> list[Control]:
-    """Sign the unsigned ends of records from an earlier release, and return what they end."""
+    """Sign the ends of commands that an earlier release left unsigned; return these commands."""
     in_force = await _commands_by_key(here, log)
     holds = {key: command for key, command in in_force.items() if command.source == REFUSED}
     for key, command in holds.items():
@@ -396,7 +410,7 @@ def _pause(here: Process, scope: str, *, reason: str) -> Control:
 async def append_approval(
     here: Process, log: Log, *, incident: str, reason: str, minutes: float
 ) -> Control:
-    """Approve the steps of one incident that need a person's consent, with a signature."""
+    """Append a signed approval of the steps of one incident that need a person's consent."""
     if not re.fullmatch(_INCIDENT, incident):
         raise SettingsError(
             f"{incident!r} is not an incident. Use its 32 hex digits, as `flatline audit show` "
@@ -418,7 +432,7 @@ async def append_approval(
 
 
 async def controls_in_force(here: Process, log: Log) -> list[Control]:
-    """Return every control record in force, and a pause of the site for each unreadable one."""
+    """Return every control command in force; an unreadable record counts as a pause of the site."""
     return list((await _commands_by_key(here, log)).values())
 
 
@@ -431,7 +445,7 @@ async def _commands_by_key(here: Process, log: Log) -> dict[bytes, Control]:
 async def _fold(
     here: Process, log: Log
 ) -> tuple[Mapping[bytes, Control], dict[int, RecordRejected]]:
-    """Return the control records by key, and by offset why records were rejected."""
+    """Return the control commands by key, and the reasons of rejected records by offset."""
     commands: Mapping[bytes, Control] = {}
     refused: dict[int, RecordRejected] = {}
     trusted = trusted_now(here.settings)

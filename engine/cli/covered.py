@@ -1,4 +1,4 @@
-"""The witnesses available for each VM, from the newest minutes that engines published."""
+"""The witnesses available for each VM, from the latest scores that engines published."""
 
 from typing import NamedTuple
 from uuid import UUID
@@ -32,7 +32,7 @@ class Covered(NamedTuple):
 
 
 async def covered(here: Process, log: Log) -> list[Covered]:
-    """Return the newest published coverage of every VM in the last minutes."""
+    """Return the latest coverage of every VM in the scores of the last five minutes."""
     reported = await latest(here, log, SCORES.name, decode_scores)
     found: dict[str, Covered] = {}
     for scores in sorted(reported, key=lambda one: one.minute_ms):
@@ -49,9 +49,9 @@ def _of(scores: Scores) -> list[Covered]:
 
 
 def summary(vms: list[Covered]) -> tuple[bool, str]:
-    """Return whether an order is possible for each actionable VM, and a sentence.
+    """Return whether an order would be possible for each actionable VM, and a sentence.
 
-    It names the first VM that could not, and what would change that.
+    The sentence names up to `_NAMED` VMs for which none is possible, and the remedy for each.
     """
     if not vms:
         return True, "No engine has published scores of a VM in the last five minutes."

@@ -32,7 +32,7 @@ from flatline.engine.settings import Collect, Place, Settings
 from flatline.engine.wire.order import Entry
 from flatline.engine.wiring import Authority, Process, compile_engine, simulated_nodes, site_openers
 
-# As in the demo's policy: fast enough to show results within a minute.
+# Sampling interval, as in the demo's policy: short, so that results show within a minute.
 _INTERVAL_S: Final = 2.0
 # How often the display and the claims are updated, in simulated seconds.
 _CHECK_EVERY_S: Final = 0.5
@@ -41,7 +41,7 @@ _CHECK_EVERY_S: Final = 0.5
 def run_demo(*, seed: int, speed: float, plain: bool) -> int:
     """Play the demo and return 0 if all its claims came true, else 1."""
     screen = console()
-    # Faults are in the journal, which is displayed; log lines would disturb the display.
+    # Errors are in the journal, which is displayed. Log lines would disturb the display.
     set_up_logs(level=logging.CRITICAL)
     demo = _Demo(seed=seed, speed=speed, screen=screen, plain=plain or not screen.is_terminal)
     try:
@@ -79,7 +79,7 @@ class _Demo:
         self._authority = _authority(seed)
 
     async def play(self) -> tuple[Claim, ...]:
-        """Learn without delay, then play at a visible speed until all claims are decided."""
+        """Simulate the warm-up at full speed, then play at `speed` until all claims are decided."""
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)
         clock = LoopClock(epoch_ms=self._plan.epoch_s * 1000)

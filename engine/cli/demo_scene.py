@@ -18,18 +18,21 @@ CELLS: Final = 4
 NODES_PER_CELL: Final = 2
 VMS_PER_NODE: Final = 25
 
-# Long enough to observe the pauses of each kind of VM, short enough to wait for.
+# Long enough for the engine to learn the usual silences of each kind of VM, and short enough for a
+# person to wait.
 WARM_UP_S: Final = 900.0
-# One cell for each scene, all at the same time: none gets Flatline's whole attention.
+# Start times and durations of the faults. Each is in a separate cell. They overlap, so that
+# Flatline must handle them together.
 PANIC_S: Final = WARM_UP_S + 5
 BATCH_S: Final = WARM_UP_S + 10
 STALL_S: Final = WARM_UP_S + 40
 SICK_S: Final = WARM_UP_S + 20
 STALL_LASTS_S: Final = 60.0
 BATCH_LASTS_S: Final = 600.0
-# A guest that was wrongly judged dead would have been reset by then.
+# A guest that was wrongly judged dead would be reset within this time.
 AFTERMATH_S: Final = 45.0
-# A job needs a moment to finish its last writes.
+# The batch job ends its writes within this time after it begins to compute; only then are its
+# counters read.
 SETTLED_S: Final = 10.0
 # An event that has not happened by then will not happen.
 DEADLINE_S: Final = WARM_UP_S + 420
@@ -43,9 +46,9 @@ CELLS_VMS: Final = [
 ]
 _VICTIM: Final = 3  # on the first node of cell c0
 _BATCH: Final = 2 * NODES_PER_CELL * VMS_PER_NODE + 4  # on the first node of cell c2
-# Cell c3. On the sick node all disks are in use: a VM without I/O cannot show that its qemu could
-# finish a migration, and the agent's preflight check would rightly refuse to move it. The other
-# node has room, whatever the seed.
+# Kinds of the VMs of cell c3. All VMs of the overloaded node use their disks: the agent's preflight
+# check rightly refuses to migrate a VM without I/O, because its qemu may not be able to finish. The
+# other node has room with every seed.
 _SICK_CELL: Final = {
     index: ("database", "web", "web")[index % 3]
     if index < CELLS_VMS[3][VMS_PER_NODE]
@@ -58,7 +61,7 @@ SICK_NODE: Final = node_name(cell=3, node=0)
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One claim of the demo; None is not decided yet."""
+    """One claim of the demo; `done` is None while the claim is not decided."""
 
     title: str
     done: bool | None
@@ -117,7 +120,7 @@ class Referee:
         return str(UUID(bytes=self._fleet.vm(index)))
 
     def _after_s(self, time_ms: int, since_s: float) -> float:
-        """Return the seconds from a moment of world time to an append time."""
+        """Return the seconds from `since_s`, in simulated time, to an append time."""
         return time_ms / 1000 - self._fleet.world.epoch_ns / 1e9 - since_s
 
     def _alerts_of(self, index: int) -> list[Alert]:

@@ -34,15 +34,15 @@ class Story:
     Attributes
     ----------
     alerts
-        Every state of each alert, by id, oldest first.
+        All published states of each alert by its id, oldest first.
     suspects
-        VMs with an alert that is not resolved, by UUID text, and its state.
+        State of the unresolved alert on each VM that has one, by UUID text.
     explained
-        VMs that a wider incident explains: they are not judged separately meanwhile.
+        VMs in an unresolved wider incident; they are not judged separately while it lasts.
     acted
-        VMs with an executed order.
+        VMs on which an order was executed.
     names
-        Names of VMs with alerts; sentences show them instead of UUIDs.
+        Names of VMs with alerts by UUID text; sentences show the names instead of the UUIDs.
     """
 
     alerts: dict[str, list[Alert]] = field(default_factory=dict)

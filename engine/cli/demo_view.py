@@ -14,12 +14,14 @@ from rich.text import Text
 
 from flatline.engine.cli.demo_story import Story
 
-# A higher rate is not visible, and each update takes some ms that the fleet needs too.
+# Updates of the display per second. A higher rate is not visible, and each update takes some ms of
+# the thread that also simulates the fleet.
 _PICTURES_PER_S: Final = 8
 _PANELS_ABREAST: Final = 2
 _ALERT_ROWS: Final = 5
 _ORDER_ROWS: Final = 2
-# Rows of the display without its sentences, which get at least `_LEAST_LINES`.
+# Rows of the display without the sentences. The sentences get the other rows of the terminal, and
+# at least `_LEAST_LINES`.
 _FIXED_ROWS: Final = 20
 _LEAST_LINES: Final = 3
 _STYLES: Final = {
@@ -47,7 +49,7 @@ class View:
     Parameters
     ----------
     plain
-        Lines only, each sentence once.
+        Whether to print each sentence as a line instead of a live view.
     """
 
     def __init__(self, console: Console, fleet: Fleet, story: Story, *, plain: bool) -> None:

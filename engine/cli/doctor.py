@@ -41,20 +41,22 @@ Finding = Literal["OK", "WARN", "FAIL"]
 
 # A person waits at the terminal; a part that answers later has a fault anyway.
 PATIENCE_S: Final = 15.0
-# Time of the first release: a clock before it has never been set.
+# Time of the first release: a clock that shows an earlier time has never been set.
 _BORN_MS: Final = 1_785_000_000_000
-# Files of other machines and time zones may be ahead by this much. A clock set back by more than an
-# hour makes yesterday's pauses and orders look like tomorrow's.
+# The newest file may be dated ahead of the clock by this much, for example if another machine wrote
+# it. A larger difference means that the clock was set back, so that earlier pauses and orders seem
+# to be in the future.
 _CLOCK_SLACK_S: Final = 3600.0
 
 
-# The difference from the log's clock above which agents do nothing.
+# If the log's clock is ahead of a machine's clock by more than this, agents refuse to act.
 _LOG_CLOCK_SLACK_S: Final = 5.0
 
-# Kinds of control records that forbid actions. This many quarantines of a storm are listed.
+# Kinds of control records that forbid actions, and how many of these records the doctor lists: a
+# storm may have quarantined many VMs.
 _STOPS: Final = frozenset({"pause", "maintenance", "quarantine"})
 _SHOWN_STOPS: Final = 5
-# A key that expires this soon is reported: a new one must reach every node before.
+# Site keys that expire within this time are reported, so that each node gets a new key in time.
 _SOON_MS: Final = 14 * 86_400_000
 
 
@@ -70,12 +72,12 @@ class Check:
 async def examine(
     settings: Settings, *, creating_topics: bool = False, roles: Sequence[Role] = ()
 ) -> AsyncIterator[Check]:
-    """Yield the results of all checks; a failed one does not stop the others.
+    """Yield the results of all checks; a failed check does not stop the others.
 
-    `roles` are those that this machine's principal is to have on Kafka; without them, those for
-    which its rights suffice.
+    On Kafka the rights of this machine's principal are compared with those that `roles` need; if
+    `roles` is empty, with those of all roles for which the rights suffice.
     """
-    # The results contain all faults; log lines between them would only repeat them.
+    # The results contain all faults, which log lines would only repeat.
     set_up_logs(level=logging.CRITICAL)
     here = process(settings)
     for sample in (_state_folder, _clock, _policy, _keys, _frame_keys, _programs, _probe):
@@ -176,7 +178,7 @@ def _keys(here: Process) -> Iterator[Check]:
             ("agent-NODE", trusted.agents),
             ("engine-NAME", trusted.engines),
         )
-        # On one machine each role makes its own at its first start.
+        # On the embedded log each role creates its own key at its first start.
         if not keys and settings.log.kind != "embedded"
     ]
     agent_key, node = own["agent"], settings.site.node
@@ -276,7 +278,7 @@ def _probe(here: Process) -> Iterator[Check]:
 async def _log(
     here: Process, roles: Sequence[Role], *, creating_topics: bool
 ) -> tuple[Check, frozenset[str]]:
-    """Compare the topics that this principal is to see; return also those that it may read."""
+    """Check the topics that the roles of this principal need, and return those it may read."""
     nothing = frozenset[str]()
     topics = topics_of(roles) if roles else frozenset(topic.name for topic in TOPICS)
     try:
@@ -411,7 +413,7 @@ async def _witnesses(here: Process) -> Check:
 
 
 async def _sources(here: Process) -> Check:
-    """Report clock steps, sources that claim one identity, and skipped records."""
+    """Report alerts on clock steps, several sources with one identity, and skipped records."""
     return await _noted(
         here,
         "sources",

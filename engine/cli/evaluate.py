@@ -1,4 +1,7 @@
-"""`flatline evaluate`: compares a replay with the truth; metrics, and a page for each mistake."""
+"""`flatline evaluate`: compares a replay with the true events.
+
+It computes metrics, and draws a page for each miss and each false alarm.
+"""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -24,15 +27,15 @@ from flatline.engine.ports import Recording
 from flatline.engine.roles.replay import Replayer
 from flatline.engine.wiring import compile_engine, open_recording, read_truth
 
-# Maximum number of members that are drawn of a wider incident.
+# Maximum number of VMs that a page draws for an incident of many VMs.
 _DRAWN: Final = 6
 _BEFORE_INTERVALS: Final = 30.0
 _AFTER_INTERVALS: Final = 30.0
 _LONGEST_INTERVALS: Final = 200.0
 # The first week is for learning; a longer recording has separate metrics of the time after it.
 _WARM_UP_DAYS: Final = 7
-# With the truth of another dataset nearly all events are unknown to the replay; with a partly
-# replayed dataset some are.
+# If the replay cannot have seen at least this share of the events, they belong to another dataset.
+# A smaller share is possible if only a part of the dataset was replayed.
 _STRANGE_SHARE: Final = 0.9
 
 
@@ -50,7 +53,8 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     Attributes
     ----------
     strangers
-        Per event that the replay cannot have seen, the reason; it still counts as missed.
+        One sentence with the reason for each event that the replay cannot have seen. Such an event
+        still counts as missed.
     """
 
     dataset: str
@@ -80,7 +84,7 @@ def run_evaluation(folder: Path, *, events: Path, drawing: bool) -> Evaluation:
     Raises
     ------
     SettingsError
-        The folder holds no replay, or the truth cannot be read or is that of another dataset.
+        The folder holds no replay, or `events` cannot be read or belongs to another dataset.
     """
     summary, lines = read_replay(folder)
     truth = read_truth(events)

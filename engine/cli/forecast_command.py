@@ -1,7 +1,7 @@
 """`flatline forecast DATASET`: forecasts of a recorded dataset as a table, in time order.
 
-A forecast uses only the data known at its time. The mean of a step has the time of its last sample,
-which is `t`.
+A forecast uses only data up to its time `t`. This is the time of the VM's last sample in the step
+at whose end the forecast is made.
 """
 
 import contextlib
@@ -28,8 +28,8 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
 COLUMNS: Final = ("t", "vm", "metric", "horizon_s", *BANDS)
-# The trace's columns in the order of `connectors.traces.windows.RATES`, and the factor to their
-# unit.
+# The columns of a dataset in the order of `connectors.traces.windows.RATES`, and the factors that
+# convert rates to the units of these columns.
 METRICS: Final = (
     ("cpu_pct", 100.0),
     ("mem_active_mb", 1024.0**-2),
@@ -41,12 +41,12 @@ METRICS: Final = (
 _MINUTE_S: Final = 60
 # Endings of a dataset's own files, which no table may replace.
 _PARTS: Final = ("vms.csv", "lifecycle.csv", "events.csv")
-# The precision of a float32, so that writing narrows no interval.
+# Nine significant digits represent a float32 exactly, so that no interval becomes narrower.
 _ROW: Final = "%s,%s,%s,%d,%.9g,%.9g,%.9g,%.9g,%.9g\n"
 
 
 class Outcome(NamedTuple):
-    """Number of rows written, outcome of the rows read, and update cost of a series in μs."""
+    """Rows written, rows read by outcome, and the cost of one update of a series in μs."""
 
     rows: int
     figures: dict[str, int]
@@ -87,12 +87,12 @@ class _Step(NamedTuple):
 
 
 def step_of(dataset: Dataset) -> int:
-    """Return the step of a dataset's forecasts: minutes, or its own 5 minutes.
+    """Return the step of a dataset's forecasts in s: 60, or 300 if its samples are rarer.
 
     Raises
     ------
     SettingsError
-        Its samples are further apart than the nearest horizon.
+        The dataset's interval is longer than 5 min, the shortest horizon.
     """
     if dataset.interval_s > 1.1 * SLOT_S:
         raise SettingsError(
@@ -117,7 +117,7 @@ def run_forecast(dataset: Dataset, *, out: Path, judged: bool) -> Outcome:
     names = tuple(vm.id for vm in dataset.vms)
     forecaster = Forecaster(len(METRICS) * len(names), step_s=step_s)
     judge = Judge(tuple(name for name, _ in METRICS), names, step_s=step_s) if judged else None
-    compile_forecaster()  # before the time is taken
+    compile_forecaster()  # so that the measured time excludes the compilation
     quoted = tuple(map(csv_field, names))
     counts = WindowCounts()
     rows = updates = 0
@@ -165,8 +165,8 @@ def _steps(dataset: Dataset, step_s: int, counts: WindowCounts) -> Iterator[_Ste
     vcpus = np.array([vm.vcpus for vm in dataset.vms], np.float64)
     begun: list[Window] = []
     number = first = -1
-    # Sample times drift. Where slot and step have equal lengths the slot number is the step, so
-    # that no step gets two samples and none is empty.
+    # Sample times drift. If interval and step have the same length, steps are counted by the number
+    # of the time window, so that no step gets two samples and no step is empty.
     counted = 0.9 * step_s < dataset.interval_s
     for slot in dataset.windows(counts):
         if first < 0:

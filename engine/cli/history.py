@@ -15,7 +15,7 @@ history = typer.Typer(
 
 @history.callback()
 def record(context: typer.Context, file: File = None, sets: Sets = None) -> None:
-    """Write the history of what stands in the log."""
+    """Write the records of the log to the history."""
     if context.invoked_subcommand is not None:
         return
     from flatline.engine.cli.process import serve

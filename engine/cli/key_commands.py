@@ -85,7 +85,7 @@ def create(
     file: File = None,
     sets: Sets = None,
 ) -> None:
-    """Make a key. `site` first, then one for each node; operator, planner and so on sign."""
+    """Create a key. Start with `site`, then one for each node. The other kinds sign records."""
     settings = settings_of(file, sets)
     until_ms = None if days is None else _now_ms() + round(days * _DAY_MS)
     if out is not None and kind not in {"node", "owner"}:
@@ -189,7 +189,7 @@ def _create_signer(
 def _files_of(
     settings: Settings, signer: Signer, key: Ed25519PublicKey
 ) -> Iterator[tuple[str, Path]]:
-    """Yield name and path of each file in which this machine has a public key."""
+    """Yield name and path of each file on this machine that holds this public key."""
     for folder in (settings.key_folder, settings.trusted_folder):
         for path in sorted(folder.glob(f"{signer}-*.pub")):
             if _id_of(path) == key_id(key):
@@ -229,7 +229,7 @@ class _Row:
 
 @keys.command("show")
 def show(file: File = None, sets: Sets = None) -> None:
-    """List the keys of this machine, and whose word it believes; no private key is shown."""
+    """List the keys of this machine and the keys that it trusts; no private key is shown."""
     settings = settings_of(file, sets)
     table = Table("kind", "name", "id", "made", "ends", "state", "file")
     for row in (*_frame_rows(settings), *_own_rows(settings), *_trusted_rows(settings)):
@@ -309,7 +309,7 @@ def rotate(
     file: File = None,
     sets: Sets = None,
 ) -> None:
-    """Make another site key. Readers accept both for a while, writers use the newest."""
+    """Create a new site key. Readers accept older ones for a while, writers use the newest."""
     settings = settings_of(file, sets)
     folder, now_ms = settings.key_folder, _now_ms()
     older = read_site_keys(folder)
@@ -351,7 +351,7 @@ def revoke_key(
     file: File = None,
     sets: Sets = None,
 ) -> None:
-    """Believe a key no more: by its id, or every key made for a name until now."""
+    """Revoke a key by its id, or every key that was made for a name until now."""
     settings = settings_of(file, sets)
     now_ms, folder, listed = _now_ms(), settings.key_folder, settings.key_folder / REVOKED
     trusted = [
@@ -376,7 +376,8 @@ def revoke_key(
         ends_ms = min(now_ms, _end_of(path) or now_ms)
         write_key_file(path, with_end(path.read_text(), ends_ms), mode=0o644)
         say(f"{path} expires now: records that the log accepts from now on are rejected.")
-    # The list also covers signing keys, so that a copy of a key's file stays revoked.
+    # The list `revoked` also names signing keys, so that a key stays revoked if an old copy of its
+    # file is put into the trusted folder again.
     for key in sorted({_id_of(path) for path in trusted} | ({what} if is_id else set())):
         revoke(folder, what=f"{SIGNING}/{key}", now_ms=now_ms)
     if is_id and not trusted:
@@ -406,7 +407,7 @@ def export(
     file: File = None,
     sets: Sets = None,
 ) -> None:
-    """Write a private frame key of this machine to a file, to be carried to another one."""
+    """Write a private frame key of this machine to a file, to be copied to another machine."""
     settings = settings_of(file, sets)
     folder = settings.key_folder
     if kind not in {"site", "node", "owner"}:

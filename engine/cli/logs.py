@@ -11,9 +11,10 @@ from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
 from flatline.engine.plain_text import lines, one_line
 
-# Libraries log each reconnect below this level, which Flatline's own lines already report.
+# Libraries log below this level each reconnection, which Flatline's own log lines report already.
 _FOREIGN_LEVEL = logging.WARNING
-# Logs two errors a second and client while a broker is away; Flatline's own lines report it better.
+# While a broker is unavailable, aiokafka logs two errors a second for each client. Flatline's own
+# log lines report the outage.
 _SILENT = ("aiokafka",)
 
 
@@ -23,7 +24,7 @@ def harmless(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
 
 
 def _traceback(stream: TextIO, error: ExcInfo) -> None:
-    """Write a traceback, in which messages may quote text of guests."""
+    """Write a traceback with escaped characters, because its messages may quote text of guests."""
     text = io.StringIO()
     structlog.dev.plain_traceback(text, error)
     stream.write(lines(text.getvalue()))
@@ -37,7 +38,8 @@ def set_up_logs(*, level: int = logging.INFO) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     )
     renderer: tuple[Processor, ...]
-    # JSON has its own escapes; a terminal executes the control characters that it receives.
+    # Texts are escaped for a terminal, which executes the control characters that it receives. In
+    # JSON they are escaped anyway.
     if sys.stderr.isatty():
         renderer = (
             harmless,

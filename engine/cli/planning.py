@@ -34,7 +34,7 @@ def forecast(
     file: File = None,
     sets: Sets = None,
 ) -> None:
-    """Forecast CPU, memory, disk and network. 5 min, 30 min and 24 h ahead, with intervals."""
+    """Forecast CPU, memory, disk and network. Horizons: 5 min, 30 min and 24 h, with intervals."""
     if dataset is None:
         if out is not None or judged:
             raise SettingsError("--out and --score require the path prefix of a dataset.")
@@ -91,7 +91,7 @@ def capacity_report(
     file: File = None,
     sets: Sets = None,
 ) -> None:
-    """Report what is left, until when, and what still fits. For pools, nodes, cells, zones."""
+    """Report what is left, until when, and what still fits. Covers pools, nodes, cells, zones."""
     from flatline.engine.capacity.report import report
     from flatline.engine.cli.capacity import show_report, store, usage_of_recording
 
@@ -116,7 +116,7 @@ def capacity_whatif(
     file: File = None,
     sets: Sets = None,
 ) -> None:
-    """Say what happens when VMs come or a node or cell goes. VMs: --vms and --flavor."""
+    """Compute what happens if VMs are added, or a node or cell is lost. VMs: --vms and --flavor."""
     from flatline.engine.capacity.whatif import cell_drained, node_lost, vms_come
     from flatline.engine.cli.capacity import show_answer, usage_of_recording
 

@@ -24,10 +24,10 @@ _MODES: Final[Mapping[Mode, str]] = {
 
 
 def explained(policy: Policy) -> Iterator[str]:
-    """Yield a line for each point that must be known before `policy` is rolled out.
+    """Yield one line for each fact that an operator must know before using `policy`.
 
-    Its purpose, who may be acted on and how, the limits that differ from the defaults, and the
-    escalation steps for each kind of fault.
+    These are its purpose, the allowed actions of each tenant, the limits that differ from the
+    defaults, the escalation steps for each kind of fault, and the target pools of disks.
     """
     yield f"purpose: {_PURPOSES[policy.purpose]}"
     yield f"every tenant: {_modes(policy.modes.actions, rest=policy.modes.default)}"

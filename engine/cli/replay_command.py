@@ -52,7 +52,7 @@ def run_replay(
     policies = {"policy": replay_policy(policy, interval_s=recording.interval_s)}
     if compared is not None:
         policies["compared"] = read_policy(compared)
-    compile_engine()  # before the time is taken
+    compile_engine()  # so that the measured time excludes the compilation
     replayer = Replayer(recording, policies=policies)
     try:
         out.mkdir(parents=True, exist_ok=True)

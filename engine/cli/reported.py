@@ -14,7 +14,8 @@ from flatline.engine.wire.topics import ALERTS, REJECTED
 from flatline.engine.wiring import Process
 
 _REJECTED_BACK_MS: Final = 3_600_000
-# A record of `rejected` has up to 64 KB, and a flood has many.
+# At most this many records of each partition of `rejected` are read: a record has up to 64 KB, and
+# a flood has many.
 _REJECTED_READ: Final = 200
 _SHOWN: Final = 5
 NOTICES: Final = of_family("notice")

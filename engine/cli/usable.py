@@ -1,4 +1,4 @@
-"""The share of a dataset that was used, printed after each command that reads one."""
+"""Warnings about data that were not used, for the commands that read a dataset or recording."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -55,12 +55,12 @@ def data_warnings(figures: Mapping[str, int]) -> list[str]:
 
 
 def require_rows(figures: Mapping[str, int]) -> None:
-    """Print the share of a dataset that was left out; refuse one of which nothing was used.
+    """Print warnings about data that were not used; refuse a dataset without any usable row.
 
     Raises
     ------
     SettingsError
-        Rows were read and none was used.
+        Rows were read, but none was used.
     """
     for sentence in data_warnings(figures):
         say(sentence, stderr=True)

@@ -1,4 +1,7 @@
-"""Validation warnings: a command names something no engine reported lately, maybe by mistake."""
+"""Validation warnings: a command names an object that no engine has reported lately.
+
+Such a name may be a typing error, so the user is warned, but the command is executed.
+"""
 
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
@@ -26,7 +29,7 @@ Asking = Callable[[Process, Log], Coroutine[Any, Any, str | None]]
 
 
 def print_warning(settings: Settings, asking: Asking, stands: str) -> None:
-    """Print why a written record may have no effect, and `stands`, if there is a reason."""
+    """Print why an appended record may have no effect, followed by `stands`; or nothing."""
     # The check is optional: the command must also work where it is not possible.
     with suppress(FlatlineError):
         why = with_log(settings, asking)
@@ -35,19 +38,19 @@ def print_warning(settings: Settings, asking: Asking, stands: str) -> None:
 
 
 async def scope_warning(here: Process, log: Log, *, scope: str) -> str | None:
-    """Return why a record for a scope may have no effect.
+    """Return why a control record for a scope may have no effect.
 
-    None where the engine knows the scope, and where no engine reported such objects lately.
+    None if an engine has reported the scope lately, or if no engine has reported any such object.
     """
     kind, subject = parse_scope(scope)
     if kind in {"site", "zone", "tenant"}:
-        return None  # scores do not name them
+        return None  # scores do not name sites, zones and tenants
     reported = await latest(here, log, SCORES.name, decode_scores)
     return _warning(scope, subject, (name for scores in reported for name in _named(scores, kind)))
 
 
 async def vm_warning(here: Process, log: Log, *, vm: bytes, cell: str) -> str | None:
-    """Return why a record for a VM in a cell may have no effect, None as for a scope."""
+    """Return why a record for a VM in a cell may have no effect; None as in `scope_warning`."""
     name = str(UUID(bytes=vm))
     reported = {
         (seen, scores.cell)
@@ -61,7 +64,7 @@ async def vm_warning(here: Process, log: Log, *, vm: bytes, cell: str) -> str | 
 
 
 async def incident_warning(here: Process, log: Log, *, incident: str) -> str | None:
-    """Return why an approval may have no effect, None as for a scope."""
+    """Return why an approval may have no effect; None as in `scope_warning`."""
     reported = await latest(here, log, ALERTS.name, decode_alert)
     return _warning(f"incident {incident}", incident, (alert.id for alert in reported))
 

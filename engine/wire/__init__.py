@@ -1,4 +1,5 @@
-"""Record schemas of the log: each record as a value and as bytes.
+"""Schemas of the log's records, and functions that encode and decode them.
 
-The msgspec structs are the single source of each schema. Released bytes stay decodable.
+The msgspec structs are the single source of each schema. Every release can decode the records of
+earlier releases.
 """

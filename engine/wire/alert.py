@@ -20,23 +20,24 @@ from flatline.engine.wire.frame import Role
 Scope = Literal["vm", "host", "pool", "network", "cell", "fleet"]
 AlertState = Literal["pending", "firing", "resolved", "suppressed"]
 Severity = Literal["info", "warning", "error", "critical"]
-# "inspect": the test is as certain as for "reboot", but no second witness confirms the death. It is
-# never ordered, whatever the policy.
+# "inspect": the test is as certain as for "reboot", but no second witness confirms the death. No
+# policy turns "inspect" into an order.
 Suggestion = Literal[
     "none", "alert", "inspect", "reboot", "migrate", "move_disk", "host_alert", "fleet_alert"
 ]
-# Kinds of independent evidence that a guest is dead. Silence and CPU shape have one cause in a
-# batch job, so together they are one witness, "activity".
+# Kinds of independent evidence that a guest is dead. In a batch job, silence and CPU shape have the
+# same cause, so together they count as one witness, "activity".
 Witness = Literal["activity", "vcpus", "exits", "balloon", "guest", "hypervisor", "probe"]
 WITNESSES: Final[tuple[Witness, ...]] = get_args(Witness)
-# The shape of the vCPUs in the evidence; the preflight check must find the same shape.
+# CPU shape: how the vCPUs were used while the guest was silent. The preflight check must find the
+# same shape.
 CpuShape = Literal["unknown", "idle", "one_core", "all_cores", "mixed"]
 
 EVENT_TYPE: Final = "io.flatline.alert.v1"
 
 
 class SamplePosition(msgspec.Struct, frozen=True, kw_only=True):
-    """The source and the frame of a sample; the same on every log."""
+    """The source of a sample and its frame's sequence, which are the same on every log."""
 
     node: limits.Name
     role: Role
@@ -50,14 +51,14 @@ class EvidenceItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     Attributes
     ----------
     nats
-        Log-likelihood ratio that it adds to the hypothesis; negative is evidence against it. None
-        is context only.
+        Log-likelihood ratio that the signal adds to the hypothesis; a negative value is evidence
+        against the hypothesis. None: the signal is shown as context and not counted.
     limit
         The value that `value` was compared with; None where there is no single one.
     witness
         The source of the evidence, one of `WITNESSES`; "" for evidence that is not counted.
     minimum_nats
-        The sum that all evidence of this witness must reach for the witness to count.
+        The witness counts only if the sum of all its evidence reaches this number of nats.
     """
 
     signal: limits.Word
@@ -70,10 +71,11 @@ class EvidenceItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class Resolution(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The reason of a resolved alert; `verified` is True where an action was measured to help.
+    """Why an alert was resolved.
 
-    `node` and `instance` are the present node and run of the VM. `superseded_by` is the id of the
-    alert of another fault that replaced this one; the VM has not recovered.
+    `verified` is True if telemetry showed that an action helped. `node` and `instance` are the
+    present node and run of the VM. `superseded_by` is the id of an alert on another fault that
+    replaced this alert; the VM has not recovered then.
     """
 
     reason: limits.Sentence
@@ -102,8 +104,8 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     id
         `alert_id(scope, subject, position)`: 32 hex digits.
     transition
-        Counts changes of state, kind or suggestion, from 0. A firing alert that is only published
-        again keeps it.
+        Number of changes of state, kind or suggestion so far, from 0. Publishing a firing alert
+        again does not change it.
     subject
         UUID text for scope `vm`, else the name of the node, pool, network, cell or site.
     onset_ms
@@ -193,8 +195,8 @@ def counted_witnesses(evidence: Sequence[EvidenceItem]) -> tuple[Witness, ...]:
 def may_be_reset(witnesses: Sequence[str]) -> bool:
     """Return whether these witnesses suffice to treat a guest as dead.
 
-    Required are `activity` and one independent witness, or `hypervisor` alone: the hypervisor holds
-    the VM as crashed and runs none of its vCPUs.
+    Required are `activity` and a second witness, or `hypervisor` alone. The latter suffices because
+    the hypervisor reports the VM as crashed and runs none of its vCPUs.
     """
     heard = set(witnesses) & set(WITNESSES)
     return "hypervisor" in heard or ("activity" in heard and len(heard) > 1)

@@ -11,20 +11,23 @@ import msgspec
 from flatline.engine.wire import limits
 from flatline.engine.wire.envelope import decode_json
 
-# A quarantine closes one VM to automatic actions until a person ends it; an approval is a person's
-# consent for one incident.
+# A quarantine forbids automatic actions on one VM until a person ends it. An approval is a person's
+# consent to the actions for one incident.
 ControlKind = Literal["pause", "maintenance", "silence", "mode", "policy", "quarantine", "approval"]
 ControlScope = Literal["site", "zone", "cell", "node", "pool", "network", "tenant", "vm"]
 Mode = Literal["observe", "approve", "auto"]
 
-# `source` where a record says something that this release cannot read.
+# `source` of the pause that replaces a record which this release cannot decode.
 UNREADABLE: Final = "unreadable"
-# `source` where a record was rejected and may have displaced a restriction.
+# `source` of the restriction that replaces a rejected record: the rejected record may have replaced
+# such a restriction in the compacted topic.
 REFUSED: Final = "refused"
-# `source` of the record that replaces control records beyond the number that is kept.
+# `source` of the pause that replaces all further unsigned commands once their number reaches its
+# limit.
 TOO_MANY: Final = "one too many"
 RESTRICTIONS: Final = frozenset({UNREADABLE, REFUSED, TOO_MANY})
-# Prefix of the key of a hold, so that it is kept beside the record under the same key.
+# Prefix of the key under which readers keep a replacing restriction, so that it does not overwrite
+# the command with the record's own key.
 _RESTRICTION_PREFIX: Final = b"\0"
 # A key may be as long as a record. This many bytes of it are shown; they identify it.
 _SHOWN_BYTES: Final = 100
@@ -36,18 +39,19 @@ class Control(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Attributes
     ----------
     subject
-        The member of the scope: a cell's name, a VM's UUID text; empty for the whole site. For an
-        approval the incident's id.
+        The object that the command applies to: for example the name of a cell or the UUID text of
+        a VM; empty for the whole site. For an approval the id of the incident.
     active
         False ends the command.
     until_ms
-        Wall time at which it expires; None holds until it is ended.
+        Wall time at which the command expires; None: it is in force until another record ends it.
     mode, action
         Only for kind `mode`: the mode, and its action class (None: all).
     policy
         Only for kind `policy`: the hash of the policy in force.
     source
-        The issuer where it is not an operator; commands of two sources on one scope are kept apart.
+        The issuer if it is not an operator. It is part of the key, so commands of two sources for
+        one scope do not replace each other.
     """
 
     kind: ControlKind
@@ -77,7 +81,7 @@ class Control(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 def unreadable(key: bytes, *, time_ms: int, why: str) -> Control:
     """Return the control command that replaces an unreadable record: a pause of the whole site.
 
-    The record may be a pause of a newer release, or one that was cut short.
+    The unreadable record may be a pause that a newer release wrote, or that was truncated.
     """
     name = key[:_SHOWN_BYTES].decode(errors="replace")
     return Control(
@@ -96,12 +100,12 @@ def unreadable(key: bytes, *, time_ms: int, why: str) -> Control:
 
 
 def restriction_key(key: bytes) -> bytes:
-    """Return the key of a hold for records with key `key` among the commands in force."""
+    """Return the key under which readers keep the restriction that replaces a record of `key`."""
     return _RESTRICTION_PREFIX + key
 
 
 def held_key(key: bytes) -> bytes:
-    """Return the record key that a hold is for, given the key of the hold."""
+    """Return the record key for a key that `restriction_key` returned."""
     return key.removeprefix(_RESTRICTION_PREFIX)
 
 

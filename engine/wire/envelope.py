@@ -8,14 +8,14 @@ import msgspec
 from flatline.engine.errors import RecordRejected
 
 # Below the broker's message.max.bytes (1,048,588), so that a record with its headers and its batch
-# always fits. A batch above the broker's limit breaks the idempotent producer permanently
-# (research: aiokafka, MessageSizeTooLarge).
+# always fits. If a batch exceeds the broker's limit, aiokafka's idempotent producer cannot append
+# again (MessageSizeTooLarge).
 MAX_RECORD_BYTES: Final = 900_000
 
 # Limit of a log for value, key and headers together, still below the broker's limit.
 MAX_APPEND_BYTES: Final = MAX_RECORD_BYTES + 64 * 1024
 
-# Wording of msgspec for a value beyond a limit of `engine.wire.limits`.
+# Beginning of msgspec's error message for a value beyond a limit of `engine.wire.limits`.
 _LIMIT: Final = re.compile(r"Expected `\w+` (>=|<=|of length|matching)")
 
 T = TypeVar("T")
@@ -56,7 +56,8 @@ def _decode(
         reason = "truncated" if "truncated" in str(error) else "malformed"
         raise RecordRejected(reason, str(error)) from error
     except (RecursionError, OverflowError, ValueError) as error:
-        # Deep nesting and absurd numbers are errors of the writer, never a reason to stop.
+        # Deep nesting and huge numbers raise these errors. The writer is wrong, so the record is
+        # rejected and the reader continues.
         raise RecordRejected("malformed", f"{type(error).__name__}: {error}") from error
 
 
@@ -65,7 +66,7 @@ def _rejected(
     version_decoder: "msgspec.msgpack.Decoder[_Version] | msgspec.json.Decoder[_Version]",
     detail: str,
 ) -> RecordRejected:
-    """Return the rejection, with its own reason for a record of a later release."""
+    """Return the error for an invalid record; that of a later release is `unknown_version`."""
     try:
         version = version_decoder.decode(value).v
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):

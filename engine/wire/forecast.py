@@ -1,8 +1,7 @@
 """Forecasts: per step and node, the expected values of each VM and of the node itself.
 
-Values are 32-bit floats, row by row: the metrics of a VM, the horizons of each metric, the bands of
-each horizon. The node has its own in `node_values`. A forecast is of the value at `time_ms +
-horizon`.
+Values are 32-bit floats in the order VM, metric, horizon, band. Forecasts of the node itself are in
+`node_values`. A forecast is made at `time_ms` for the time `time_ms + horizon`.
 """
 
 from typing import Annotated, Final, Literal
@@ -17,8 +16,9 @@ from flatline.engine.wire import limits
 from flatline.engine.wire.envelope import decode_msgpack
 from flatline.engine.wire.frame import UUID_BYTES
 
-# Means over a step. Memory is the use that the guest reports by its balloon, else the resident
-# memory on the node. Disk and network of a node are the sums over its VMs.
+# Each value is the mean over a step. Memory is the use that the guest reports through its balloon;
+# without a report, the resident memory on the node. Disk and network of a node are the sums over
+# its VMs.
 METRICS: Final = (
     "cpu_cores",
     "memory_used_bytes",
@@ -28,18 +28,19 @@ METRICS: Final = (
     "net_tx_bytes_per_s",
 )
 HORIZONS_S: Final = (300, 1800, 86_400)
-# `mean` is the middle of the distribution: the value with the least absolute error.
+# `mean` is the median of the distribution in spite of its name: the median has the least absolute
+# error.
 BANDS: Final = ("mean", "lo90", "hi90", "lo50", "hi50")
-# A VM takes 360 bytes, a record at most a million.
+# Values and UUID of a VM take 376 bytes, so a full record has 752 kB of at most 900 kB.
 MAX_VMS: Final = 2_000
 
 
 class Forecasts(msgspec.Struct, frozen=True, kw_only=True):
-    """Forecasts of one node and (a part of) its VMs at the end of one step.
+    """Forecasts of one node and all or some of its VMs at the end of one step.
 
-    `values` has shape (n, len(metrics), len(horizons_s), len(bands)); NaN is no forecast.
-    `node_values` has the same without n, and is empty in all parts but the first. The horizon of a
-    day is forecast at the end of each 5 min.
+    `values` has shape (n, len(metrics), len(horizons_s), len(bands)); NaN is no forecast. The VMs
+    of a large node are in several records. `node_values` has the same shape without n; only the
+    first record has it. The horizon of a day is forecast only every 5 min.
     """
 
     site: limits.Name

@@ -20,14 +20,15 @@ from flatline.engine.wire.vcpus import NO_TIMES, VcpuRows, pack_vcpus, unpack_vc
 
 UUID_BYTES: Final = 16
 
-# The broker accepts batches up to 1,048,588 bytes (message.max.bytes). A frame above this number of
-# rows is split by VM range before it is sent, so it limits one frame, not one node.
+# The broker accepts batches up to 1,048,588 bytes (message.max.bytes). A node with more VMs than
+# this sends several frames, each with a range of its VMs.
 MAX_FRAME_ROWS: Final = 4096
 
-# Rosters repeat from frame to frame, so the check of each is cached, for all nodes of some cells.
+# Rosters repeat from frame to frame, so the result of their check is cached. The size suffices for
+# the nodes of several cells.
 _ROSTERS_KEPT: Final = 256
 
-# The role of a `source` on a node. "shell" is the process that runs the engine: it writes ticks.
+# The role of the writer of a frame. "shell" is the process that runs the engine: it writes ticks.
 # "owner" is a person or program that calls `flatline event`.
 Role = Literal["collector", "agent", "owner", "shell"]
 
@@ -47,7 +48,7 @@ class VmRows:
     gauges
         Shape (len(GAUGES), n), float32; NaN is missing.
     vcpus
-        CPU time of each vCPU of each VM; None where the source does not report it.
+        Time that each vCPU of each VM ran or waited; None if the source does not report it.
     """
 
     __slots__ = ("gauges", "integers", "missing", "uuids", "vcpus")
@@ -65,7 +66,8 @@ class VmRows:
         self.integers = integers
         self.missing = missing
         self.gauges = gauges
-        # Without any vCPU time the result equals that of a frame without these columns.
+        # An empty set of vCPU times becomes None, so that these rows equal those of a frame without
+        # vCPU columns.
         self.vcpus = vcpus if vcpus is not None and len(vcpus.times_ns) else None
 
     def __len__(self) -> int:
@@ -142,8 +144,8 @@ class InventoryItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     """The definition of a VM and its `flatline` metadata element.
 
     An unknown `tenant` or `group` (None) makes the VM not actionable, whatever `actionable` says.
-    `disks` maps the target device to its pool, `nics` to its network. `guest_agent` is whether it
-    has a channel on which a guest agent may answer.
+    `disks` maps each target device to its pool, and `nics` maps each card to its network.
+    `guest_agent` is whether the VM has a channel on which a guest agent may answer.
     """
 
     vm: limits.Uuid
@@ -165,9 +167,9 @@ class InventoryItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 class Header(msgspec.Struct, frozen=True, kw_only=True):
     """The writer of a frame, its time, and its position in the writer's sequence.
 
-    A source is (node, role, run). `sequence` counts from 0 within a run and has no gaps, so a gap
-    at the reader is loss in transit. `mono_ns` gives durations; `event_time_ns` is the node's wall
-    clock and may be wrong.
+    A source is (node, role, run). `sequence` counts from 0 within a run without gaps, so a gap that
+    a reader finds means lost frames. Durations are computed from `mono_ns`; `event_time_ns` is from
+    the node's wall clock, which may be wrong.
     """
 
     site: limits.Name
@@ -254,7 +256,8 @@ def encode_frame(frame: Frame) -> bytes:
 def decode_frame(value: bytes, widen: Widen | None = None) -> Frame:
     """Return the frame that `value` encodes; columns of unknown names are ignored.
 
-    `widen` is `models.codecs.columns.widen` where Numba may be imported: four times as fast.
+    Where Numba may be imported, `widen` is `models.codecs.columns.widen`, which is four times as
+    fast as NumPy.
 
     Raises
     ------

@@ -1,12 +1,12 @@
 """Authentication of frames: a message authentication code (MAC), checked before decoding.
 
-AES-256-GMAC (NIST SP 800-38D, GCM without plaintext) over exactly the value's bytes. All keys are
-derived with keyed BLAKE2b (RFC 7693): from the site key a key for each name, and from that a key
-for each record key, so that a frame cannot be moved to another cell.
+The MAC is AES-256-GMAC (NIST SP 800-38D, GCM without plaintext) over exactly the value's bytes. All
+keys are derived with keyed BLAKE2b (RFC 7693). The site key yields a key for each writer's name,
+and that key yields one for each record key, so that a frame cannot be moved to another cell.
 
 The nonce is 96 random bits per frame. A counter would have to survive restarts, and the collector
 and the agent of a node share a key without communicating. The standard allows 2^32 random nonces
-under one key: 136 years at a frame a second.
+under one key, which suffices for 136 years at one frame per second.
 """
 
 import base64
@@ -43,7 +43,8 @@ _NONCE_BYTES: Final = 12
 _TAG_BYTES: Final = 16
 _KEY_PERSON: Final = b"flatline-name-1"
 _CELL_PERSON: Final = b"flatline-cell-1"
-# Names and key ids as settings and `new_key_id` produce them; this bounds the header of any writer.
+# Form of a key name: a name as settings allow it, and ids as `new_key_id` makes them. The pattern
+# also bounds the length of the header, which any writer can choose.
 _NAME: Final = re.compile(
     r"(node|engine|owner)/([A-Za-z0-9][A-Za-z0-9._-]{0,127})/([0-9a-f]{16})/([0-9a-f]{16})/(\d{1,12})"
 )
@@ -62,18 +63,18 @@ _header_decoder = msgspec.msgpack.Decoder(_HeaderOnly)
 
 @dataclass(frozen=True, slots=True)
 class KeyName:
-    """The key of a MAC. Every part enters the derivation, so none can be changed.
+    """The name of a key. The key is derived from all parts, so none can be changed in a header.
 
     Attributes
     ----------
     kind, name
-        The owner of the key: a node's `site.node`, an engine's name, or an owner's name.
+        The writer that has the key: a node's `site.node`, an engine's name, or an owner's name.
     site_key
-        Id of the site key that it is derived from.
+        Id of the site key from which the key is derived.
     serial
-        Id of this key: another one is drawn each time a key is made for the same name.
+        Id of this key: each new key for the same name gets another serial.
     until_s
-        Expiry, in s since the epoch; 0 is never.
+        Expiry, in s since the epoch; 0: the key does not expire.
     """
 
     kind: Kind
@@ -151,7 +152,7 @@ class FrameSigner:
 
 @dataclass(frozen=True, slots=True)
 class SiteKey:
-    """The secret that all frame keys of a site are derived from; `until_ms` None never expires."""
+    """The secret from which all frame keys of a site are derived; without `until_ms` no expiry."""
 
     secret: bytes
     until_ms: int | None = None
@@ -168,10 +169,10 @@ class Revoked:
     Attributes
     ----------
     ids
-        Serials, and ids of site keys.
+        Serials of frame keys, and ids of site keys and signing keys.
     names
-        `kind/name` to a time in ms: keys made for it until then are revoked. For a signing key,
-        `key/ID` to the time of its end.
+        `kind/name` and a time in ms: all keys made for that name until then are revoked. Or
+        `key/ID` of a signing key, and the time at which it was revoked.
     """
 
     ids: frozenset[str] = frozenset()
@@ -181,7 +182,8 @@ class Revoked:
         """Return the union of both lists."""
         names = dict(self.names)
         for name, time_ms in other.names.items():
-            # A signing key ends once; a name may have its keys revoked repeatedly.
+            # A signing key is revoked once, so the first time counts. The keys of a name may be
+            # revoked repeatedly, so the last time counts.
             first = min if name.startswith(f"{SIGNING}/") else max
             names[name] = first(names.get(name, time_ms), time_ms)
         return Revoked(self.ids | other.ids, names)
@@ -197,7 +199,8 @@ class Revoked:
     def ended_ms(self, key_id: str) -> int | None:
         """Return when a signing key was revoked, None where it was not.
 
-        Records that were appended before stay in force. A bare id has no known time of revocation.
+        Records that were appended before that time stay valid. The result is 0 for an id without a
+        time: none of its records is valid.
         """
         return self.names.get(f"{SIGNING}/{key_id}", 0 if key_id in self.ids else None)
 
@@ -208,9 +211,9 @@ class FrameKeys:
     Parameters
     ----------
     site_keys
-        By id; several while keys are rotated.
+        Site keys by id; there are several while keys are rotated.
     accepting_unsigned
-        Whether frames without a MAC are accepted, such as those of releases before it.
+        Whether frames without a MAC are accepted: early releases wrote no MAC.
     """
 
     def __init__(
@@ -238,7 +241,8 @@ class FrameKeys:
         Parameters
         ----------
         time_ms
-            Append time of the record: expiry follows from the log, so each reading gives the same.
+            Append time of the record. Expiry is compared with it, and not with a clock, so that
+            each reading of the log gives the same result.
 
         Raises
         ------
@@ -322,7 +326,7 @@ def _bad(why: str, cure: str) -> RecordRejected:
 
 
 def claimed(value: bytes) -> str:
-    """Return the node that an unverified frame claims, for use in messages only."""
+    """Return the role, node and cell that an unverified frame states, for messages only."""
     try:
         header = _header_decoder.decode(value).header
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):
@@ -351,14 +355,15 @@ def open_frame(
     Raises
     ------
     RecordRejected
-        `bad_mac` where the header names another writer than the key, or another cell than the
-        record key; else as in `decode_frame`.
+        `bad_mac` if the MAC is not valid (see `FrameKeys.writer`), or if the frame states another
+        writer than its key name, or another cell than its record key; else as in `decode_frame`.
     """
     name = keys.writer(value, record_key=record_key, headers=headers, time_ms=time_ms)
     frame = decode_frame(value, widen)
     if name is not None:
         _check_writer(frame.header, name)
-    # Also where no MAC is required: frames of a cell have its key, so they are in one partition.
+    # Checked even if no MAC is required: the record key must be the cell, so that all frames of a
+    # cell are in one partition.
     if frame.header.role != "shell" and record_key != frame.header.cell.encode():
         raise _bad(
             f"it is of cell {frame.header.cell[:128]!r} under record key {record_key[:64]!r}",

@@ -15,8 +15,8 @@ class JournalEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """One entry of a writer's hash chain.
 
     `previous` is the `link` of the writer's entry before this one, empty for the first. `link` is
-    the hash over everything else (`engine.action.chain`). Another value, a gap in `sequence` or a
-    `previous` that does not match is evidence of an edit, a deletion or a truncation.
+    the hash over all other fields (`engine.action.chain`). A `link` or `previous` that does not
+    match, or a gap in `sequence`, is evidence of an edit, a deletion or a truncation.
     """
 
     writer: limits.Text

@@ -1,8 +1,8 @@
 """Limits of every number, length and count in a record, each with its reason.
 
 The limits are part of the field types, so the decoder rejects values beyond them (`bad_value`) and
-the published JSON Schema states them for other programs. Code behind the decoder can rely on them:
-a sum stays within 64 bits, a date within the calendar, a name within a metric's label.
+the published JSON Schema states them for other programs. Code that reads decoded records can rely
+on them: sums fit 64 bits, dates fit the calendar, and names fit the labels of metrics.
 """
 
 from typing import Annotated, Final
@@ -15,20 +15,22 @@ MAX_COUNT: Final = 2**62
 # 1 January 2200, in s: it fits 64 bits in ns and all calendars in ms.
 MAX_TIME_S: Final = 7_258_118_400
 # Names of Flatline's own objects (site, zone, cell, node, run) become parts of keys, paths and
-# labels: letters, digits and a few marks, as the settings require; "-" is none.
+# labels. So they consist of letters, digits and a few marks, as the settings require; "-" means
+# that there is no name.
 MAX_NAME: Final = 128
 NAME_PATTERN: Final = r"^(-|\w[\w.:@+-]*)(?!\n)$"
 # Names from guests, owners and hypervisors are arbitrary text. libvirt's are below 256.
 MAX_TEXT: Final = 1_024
-# A sentence quotes errors and names; a whole page is not a sentence.
+# A sentence may quote errors and names; more than this is a fault of the writer.
 MAX_SENTENCE: Final = 65_536
-# The longest kind has 17 characters.
+# Words are names of kinds and signals (the longest kind, `duplicate_collector`, has 19 characters),
+# and hex ids of 32 characters.
 MAX_WORD: Final = 64
 # A collector puts 512 events or items in a frame; readers accept more from other writers.
 MAX_LISTED: Final = 4_096
 # libvirt's limit for disks of one domain is near 700; network cards are fewer.
 MAX_DEVICES: Final = 1_024
-# Nodes have some dozen pools and gauges.
+# A node has a few dozen pools and gauges at most.
 MAX_POOLS: Final = 1_024
 MAX_GAUGES: Final = 256
 MAX_DETAILS: Final = 64
@@ -36,9 +38,9 @@ MAX_DETAILS: Final = 64
 MAX_VCPUS: Final = 65_536
 # A binary exabyte, above any memory, disk or pool of one node.
 MAX_BYTES: Final = 2**60
-# A year: longer than any period of a balloon or a step.
+# A year: longer than any reporting period of a balloon and any step of a forecast.
 MAX_PERIOD_S: Final = 31_536_000
-# The interval is an hour at most and a millisecond at least.
+# Largest sampling interval: an hour; settings allow 5 min at most.
 MAX_INTERVAL_MS: Final = 3_600_000
 # Excludes infinity and NaN, which are not measurements. No measured value is near this.
 MAX_FIGURE: Final = 1e300

@@ -1,22 +1,23 @@
-"""The log clock of a reader: it follows append time, except its excursions.
+"""The log clock of a reader: it follows append time, but not its temporary jumps.
 
 Append time is set by brokers, or by nodes on a topic with the writer's time. It may run ahead for a
-while, be set back, or stop. A jump is accepted when a tick agrees, which the engine writes with its
-own clock, or when all records agree on it for long enough. Until then time advances at the pace of
-the records. The same records give the same times.
+while, be set back, or stop. A jump is accepted in two cases: a tick, which an engine dates by its
+own clock, agrees with the new time, or all records agree on it for a minute. Until then the
+accepted time advances by the differences between records. The same records give the same times.
 """
 
 from typing import Final
 
 import msgspec
 
-# Clocks of the brokers of one log differ by up to this; it is not a step back.
+# The clocks of a log's brokers differ by up to this, so a smaller step back is not a jump.
 _SLACK_MS: Final = 2_500
-# A tick agrees with its append time if its own date is within this of it.
+# A tick agrees with its append time if its own date differs from it by at most this.
 _AGREES_MS: Final = 5_000
 # A time that all records agree on for this long is accepted.
 _BELIEVED_AFTER_MS: Final = 60_000
-# An idle partition gets a tick each second; a longer pause means that no engine was running.
+# An idle partition gets a tick each second. Two ticks that are further apart than this mean that no
+# engine was running between them.
 _TICK_MS: Final = 2_500
 
 
@@ -30,7 +31,7 @@ class LogClock(msgspec.Struct):
     raw_ms
         Append time of the last record.
     apart_ms
-        For how long records have agreed on another time.
+        For how long all records have agreed on a time other than the accepted one, in ms.
     tick_ms, tick_raw_ms
         The date of the last tick by its writer's clock, and its append time.
     """
@@ -60,7 +61,8 @@ class LogClock(msgspec.Struct):
             stood, ticked_ms = raw_ms == self.tick_raw_ms, tick_ms - self.tick_ms
             self.tick_ms, self.tick_raw_ms = tick_ms, raw_ms
             if stood and 0 < ticked_ms <= _TICK_MS:
-                # The log's clock has stopped while that of its reader advances.
+                # Two ticks have the same append time, but their own dates differ: the log's clock
+                # has stopped, and the clock of the engine advances.
                 self.time_ms += ticked_ms
                 return 0
         ahead_ms = raw_ms - self.time_ms

@@ -1,8 +1,8 @@
 """Schema of the history: every measurement, tag and field, with its unit and meaning.
 
-Rows, buckets and the page for planners are all made from this list. Raw counters have Telegraf's
-names (`inputs.libvirt`), so that existing dashboards continue to work. All other names begin with
-`flatline_`. Nothing unbounded is a tag.
+Rows, buckets and the documentation for planners are all generated from this list. Raw counters have
+Telegraf's names (`inputs.libvirt`), so that existing dashboards continue to work. All other names
+begin with `flatline_`. No tag has an unbounded number of values.
 """
 
 from typing import Final, Literal, NamedTuple
@@ -11,7 +11,8 @@ from flatline.engine.wire.metrics import NODE_METRICS
 from flatline.engine.wire.score import FEATURES
 
 Kind = Literal["float", "integer", "text"]
-# Samples for a week, minutes for a month, hours and events for more than a year.
+# `raw` keeps samples for a week, `minute` keeps minutes for a month, and `long` keeps hours and
+# events for more than a year.
 Bucket = Literal["raw", "minute", "long"]
 
 DAY_S: Final = 86_400
@@ -178,7 +179,8 @@ TELEGRAF: Final = (
     ),
 )
 
-# VM metrics over the interval that ends at the row's time, in the order of the arrays.
+# VM metrics over the interval that ends at the row's time, in the order of the rows of
+# `history_rates.vm_metrics`.
 VM_METRICS: Final = (
     Field("cpu_cores", "float", "cores", "CPU used; 1.0 is one core at 100 %"),
     Field("cpu_ratio", "float", "0..1", "CPU used, as a share of all its vCPUs"),
@@ -246,7 +248,7 @@ def rolled_up(fields: tuple[Field, ...], statistics: dict[str, str]) -> tuple[Fi
 def _family(
     name: str, tags: tuple[str, ...], fields: tuple[Field, ...], what: str
 ) -> tuple[Measurement, Measurement, Measurement]:
-    """Return the measurement of the samples of one kind and those of its roll-ups."""
+    """Return three measurements of one kind: samples, minutes and hours."""
     return (
         Measurement(name, "raw", tags, fields, f"{what}, each sample"),
         Measurement(

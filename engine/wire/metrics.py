@@ -22,7 +22,7 @@ class Metric(NamedTuple):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Columns:
-    """A list of metrics as the rows of an array; compared by identity, so cheap as a key."""
+    """The metrics of the rows of an array; compared by identity, so that it is a fast cache key."""
 
     metrics: tuple[Metric, ...]
 
@@ -30,7 +30,8 @@ class Columns:
         return len(self.metrics)
 
 
-# Cumulative since the VM's `instance` began; a value smaller than before begins a new epoch.
+# Cumulative since the VM's `instance` began; a value smaller than the one before means that the
+# counter was reset.
 COUNTERS: Final = (
     Metric("cpu_time_ns"),
     Metric("cpu_user_ns", 10_000_000),
@@ -72,8 +73,8 @@ LEVELS: Final = (
     Metric("job_active"),
 )
 
-# Identifies the devices behind the sums of disks and cards. Sums under different numbers cannot be
-# compared.
+# Identifies the set of disks and network cards that the counters sum. Sums over different sets
+# cannot be compared.
 DEVICE_SETS: Final = (Metric("device_set"),)
 
 # Sums of KVM's counters over a VM's vCPUs, since the VM's `instance` began; missing where the
@@ -110,7 +111,7 @@ VM_STATES: Final = (
     "pm_suspended",
 )
 
-# Gauges of a node, by name; absent is not measured.
+# Names of the gauges of a node; a frame omits a gauge that was not measured.
 NODE_METRICS: Final = (
     "cpu_cores",
     "cpu_busy_ratio",

@@ -21,8 +21,8 @@ from flatline.engine.wire.envelope import decode_json
 Action = Literal["save_evidence", "reboot", "reset", "migrate", "move_disk"]
 Outcome = Literal["returned", "refused", "unknown", "expired", "not_attempted"]
 
-# An older order is void, whatever its expiry. Long enough for the preflight check (≥ 4 s) and a
-# busy log, short enough that no action is based on outdated evidence.
+# An order older than this is void, whatever its `expires_ms` says. The value leaves time for the
+# preflight check (≥ 4 s) and a busy log, and prevents actions that are based on outdated evidence.
 MAX_LIFETIME_MS: Final = 60_000
 
 KEY_HEADER: Final = "flatline-key"
@@ -35,20 +35,20 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, tag="order", omit_default
     Attributes
     ----------
     incident, step
-        Together the idempotency key: the first order for a pair is the only valid one.
+        Together the idempotency key: only the first order for a pair is valid.
     instance
-        The run of the VM that was judged; another run on the node makes the order void.
+        The run of the VM that was judged. If the node has another run of the VM, the order is void.
     expires_ms
-        Wall time after which no agent may start it.
+        Wall time after which no agent may start the action.
     deadline_ms
-        Wall time until which the order counts as in flight when no result closes it.
+        Wall time until which the order counts as in flight if no result ends it earlier.
     data_ms
         Append time of the newest sample that the decision is based on.
     counted
-        The VM's counters as of `data_ms`: those of a living guest have moved since. None leaves
-        this to the preflight check.
+        The VM's counters as of `data_ms`. If those of the live VM differ, the guest is alive. None:
+        only the samples of the preflight check are compared.
     dry_run
-        Everything is done except the last call.
+        Whether the agent does everything except the call to the hypervisor.
     opened_ms
         Append time of the record that opened the incident; 0 is unknown.
     history_s
@@ -60,16 +60,17 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, tag="order", omit_default
     disk
         Target device (`vda`) of the disk to be moved; else None.
     zone, pools, networks
-        Other scopes of the VM, for pauses of one of these; empty is unknown.
+        Further scopes of the VM: a pause of one of them also stops this order. Empty is unknown.
     witnesses
         Witnesses of the death (`engine.wire.alert.WITNESSES`). Orders of an earlier release have
-        `signals` instead, which no reader counts.
+        `signals` instead, which readers ignore.
     cell_vms, site_vms
-        Number of VMs there that the planner knew; budgets are shares of them. 0 is unknown.
+        Number of VMs of the cell and of the site that the planner knew; budgets are shares of these
+        numbers. 0 is unknown.
     group_sick
         Number of other members of the VM's group with an incident.
     source_load_ratio, target_load_ratio
-        Load of both nodes of a migration when it was ordered; None is unknown.
+        Load of the source and target node of a migration when it was ordered; None is unknown.
     """
 
     incident: limits.Word
@@ -192,7 +193,7 @@ def check_signature(
 ) -> str:
     """Return the id of the trusted key that signed exactly `value`.
 
-    A record may repeat a header, so this id is the only proof of the signer.
+    Callers must use this id and not read the headers, because a record may repeat a header.
 
     Raises
     ------
@@ -231,7 +232,8 @@ def decode_order(
     Parameters
     ----------
     trusted
-        Public keys by `key_id`; for an order those of planners, for claims and results of agents.
+        Public keys by `key_id`: those of planners for orders, those of agents for claims and
+        results.
 
     Raises
     ------

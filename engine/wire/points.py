@@ -1,4 +1,4 @@
-"""Rows of the history as columns, as the historian writes and every store keeps them."""
+"""Rows of the history in columns: the form that the historian passes to every store."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from flatline.engine.wire.measurement import MEASUREMENTS, Measurement
 
-# Marks an unknown integer; no counter of a hypervisor reaches it.
+# This value means an unknown integer; counters are never negative.
 MISSING: Final = int(np.iinfo(np.int64).min)
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
 
@@ -19,13 +19,14 @@ Column = NDArray[np.float64] | NDArray[np.int64] | Sequence[str | None]
 
 
 class Series:
-    """The tags of some rows, reused for many writes so that stores can cache derived data.
+    """The tags of a set of rows; one object serves many writes, so that stores can cache data.
 
     Parameters
     ----------
     tags
-        For each tag one text a row, in the rows' order; empty is no tag. Characters that no store
-        supports in a tag are replaced: control characters by a space, a backslash by a slash.
+        For each tag a list with the text of each row; an empty text means no tag. Characters that
+        stores do not support in tags are replaced: control characters by spaces, backslashes by
+        slashes.
 
     Attributes
     ----------
@@ -56,9 +57,9 @@ class Points:
     time_ns
         Shape (n,), int64, since the Unix epoch.
     fields
-        One column of n values for each field: float64 rounded by `kept`, NaN for unknown; int64
-        with `MISSING`; or texts with None. A row without any known value is not written.
-        `Points.of` takes any floats.
+        One column of n values for each field: float64 rounded by `kept`, int64, or texts. Unknown
+        is NaN, `MISSING` or None respectively. A row without any known value is not written.
+        `Points.of` rounds floats itself.
     """
 
     measurement: str
@@ -134,11 +135,11 @@ def kind_of(column: Column) -> str:
 
 
 def kept(values: NDArray[np.floating[Any]] | NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return floats as every store keeps them: finite, with six decimals where they matter.
+    """Return floats as every store keeps them: finite and rounded to six decimals.
 
-    Numbers from 1e9 on keep three decimals, from 1e12 on none, larger ones their full precision.
-    All stores then hold the same bits, whether they keep numbers or texts. Infinity becomes unknown
-    (NaN).
+    Values from 1e9 on are rounded to three decimals, those from 1e12 on to integers, and those from
+    1e15 on are not rounded. So stores of numbers and stores of texts hold the same bits. Infinity
+    becomes NaN (unknown).
     """
     exact = np.asarray(values, np.float64)
     size = np.abs(exact)

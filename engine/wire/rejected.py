@@ -13,7 +13,7 @@ KEPT_BYTES: Final = 65_536
 # Flatline's keys are names of cells, 128 bytes at most. A foreign key may be as long as a record,
 # and then the report about it would exceed the log's limit.
 KEPT_KEY_BYTES: Final = 256
-# The first error of a decoder is a sentence; it may quote the whole record.
+# A decoder's error message may quote the whole record, so only its beginning is kept.
 KEPT_DETAIL: Final = 1_000
 
 

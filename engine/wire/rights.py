@@ -1,7 +1,7 @@
 """Topics that each role reads and writes: the least rights for the log's access control.
 
-`deploy/kafka` generates Kafka's ACLs from it, and `flatline doctor` compares a principal's rights
-with it.
+`deploy/kafka` generates Kafka's ACLs from this list, and `flatline doctor` compares the rights of a
+principal with it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -78,9 +78,10 @@ RIGHTS: Final[dict[Role, Rights]] = {
         writes=(SNAPSHOTS.name, REJECTED.name),
         group="flatline-history",
     ),
-    # It runs in the planner's process: that principal has both roles.
+    # The notifier runs in the planner's process, so the planner's principal has both roles.
     "notifier": Rights(reads=(JOURNAL.name,), writes=(JOURNAL.name,), group="flatline-notify"),
-    # `flatline event`: its frames report work on a VM, and its control record forbids actions.
+    # An owner runs `flatline event`: the frame reports work on a VM, the control record forbids
+    # actions on it.
     "owner": Rights(reads=(CONTROL.name, SCORES.name), writes=(FRAMES.name, CONTROL.name)),
     "operator": Rights(
         reads=(
@@ -127,7 +128,7 @@ def topics_of(roles: Iterable[Role]) -> frozenset[str]:
 def problems_of(
     found: Mapping[str, frozenset[str]], roles: Iterable[Role]
 ) -> tuple[list[str], list[str]]:
-    """Return the rights that a principal lacks for its roles, and those that none of them needs.
+    """Return the rights that a principal lacks for its roles, and those that no role needs.
 
     Parameters
     ----------
@@ -139,7 +140,7 @@ def problems_of(
     for topic, allowed in found.items():
         needed = frozenset[str]().union(*(operations(role, topic) for role in chosen))
         missing += [f"{operation} on {topic}" for operation in sorted(needed - allowed)]
-        # The right to see a topic and its settings reveals none of its records.
+        # `Describe` and `DescribeConfigs` do not count as excess: they reveal no records.
         more = allowed - needed - {"Describe", "DescribeConfigs"}
         excess += [f"{operation} on {topic}" for operation in sorted(more)]
     return missing, excess

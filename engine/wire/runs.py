@@ -1,8 +1,8 @@
-"""Selects the run of a node's collector whose frames are used, where several report.
+"""Selects the run of a node's collector whose frames are used, if several report.
 
-A restarted collector is a new run, and the run before it ends. Two that report at the same time
-(one started by hand, two machines of one hostname) are a collision: frames of the first one are
-used as long as it reports, and the others are listed by name.
+A restarted collector is a new run, and the run before it has ended. Two runs that report at the
+same time (one started by hand, or two machines with one hostname) are a collision: the frames of
+the first run are used as long as it reports, and the other runs are listed by name.
 """
 
 from typing import Final
@@ -13,36 +13,40 @@ from flatline.engine.wire.frame import Header
 
 # A run has ended after so many intervals without a frame.
 SILENT_INTERVALS: Final = 3
-# Frames of an ended run may arrive for this long; a later frame shows that it still runs.
+# For this long after a new run began, frames of the run before it may be late ones. Later frames
+# show that the earlier run still reports.
 _ON_ITS_WAY_MS: Final = 30_000
 # One frame may be a late one; two show that a collector runs.
 _FRAMES_OF_A_RIVAL: Final = 2
-# A crash loop leaves one run a minute; the latest suffice for a diagnosis.
+# Number of other runs that are kept. A crash loop adds one run a minute, and the latest suffice for
+# a diagnosis.
 _KEPT: Final = 8
-# Out-of-order frames are at most half as late, and clocks that are synchronised differ by less.
+# A frame counts as replayed only if its time differs by more than this. Out-of-order frames are at
+# most half as late, and synchronised clocks differ by less.
 REPLAYED_MS: Final = 60_000
 
 
 def is_replayed(event_ms: int, *, last_ms: int, now_ms: int) -> bool:
-    """Return whether the first frame seen of a run is an old frame that is repeated.
+    """Return whether the first frame of a run that a reader sees is a copy of an old frame.
 
-    It was taken long before newer frames of its writer, and not now. A node whose clock was ahead
-    and was corrected between two runs is accepted.
+    This is so if its time is long before that of its writer's last frame, and not near the present
+    time. So the frames of a node whose fast clock was corrected between two runs are accepted.
 
     Parameters
     ----------
     event_ms, last_ms
-        When it and the last frame of the same writer were taken, by the node's clock.
+        Times at which this frame and the writer's last frame were sampled, by the node's clock.
     now_ms
-        The reader's time.
+        The reader's present time.
     """
     return event_ms < last_ms - REPLAYED_MS and abs(now_ms - event_ms) > REPLAYED_MS
 
 
 class Other(msgspec.Struct):
-    """A run whose frames are not used: an ended one, or a rival that still reports.
+    """A run whose frames are not used: an ended run, or a rival that still reports.
 
-    `frames` counts those it sent while another run was used, 0 for an ended run.
+    `frames` is the number of its frames that arrived while another run was in use; 0 for an ended
+    run.
     """
 
     run: str
@@ -57,13 +61,13 @@ class Runs(msgspec.Struct):
     Attributes
     ----------
     run, sequence, seen_ms
-        The run in use, and its last frame.
+        The run in use, the sequence of its last frame, and when the reader received it.
     began_ms, began_event_ms
-        When it was first seen: by the reader's clock, and by its own.
+        When the run in use was first seen, by the reader's clock and by the node's clock.
     event_ms
-        When its last frame was taken, by its own clock.
+        When the last frame of the run in use was sampled, by the node's clock.
     others
-        The latest other runs.
+        The latest runs whose frames are not used.
     """
 
     run: str = ""
@@ -82,7 +86,7 @@ class Runs(msgspec.Struct):
         Parameters
         ----------
         event_ms, now_ms
-            When it was taken by its node's clock, and the reader's time now.
+            When the frame was sampled, by its node's clock, and the reader's present time.
         """
         if run == self.run:
             if sequence >= self.sequence:
@@ -109,14 +113,15 @@ class Runs(msgspec.Struct):
             return False
         if not was_rival and not lives:
             return False
-        # The run in use has ended, or it is the younger one of two that report.
+        # Change to the other run: either the run in use has ended, or both report and the other run
+        # is the older one.
         self._turn_to(run, sequence, event_ms, now_ms, frames=0 if has_ended else 1)
         return True
 
     def takes(self, header: Header, *, now_ms: int) -> bool:
-        """Return whether a frame is used and no replay, and record its arrival.
+        """Return whether a frame is to be used and is not a replay, and record its arrival.
 
-        `now_ms` is the accepted time of the log.
+        `now_ms` is the accepted time of the log (`engine.wire.log_clock`).
         """
         event_ms = header.event_time_ns // 1_000_000
         if self.is_replay(header.run, event_ms=event_ms, time_ms=now_ms):
@@ -130,18 +135,18 @@ class Runs(msgspec.Struct):
         )
 
     def is_replay(self, run: str, *, event_ms: int, time_ms: int) -> bool:
-        """Return whether a frame of a forgotten run is a replay.
+        """Return whether a frame is a copy of an old frame, of a run that is not remembered.
 
         Parameters
         ----------
         event_ms, time_ms
-            When it was taken by its node's clock, and the accepted time of the log.
+            When the frame was sampled, by its node's clock, and the accepted time of the log.
         """
         is_known = not self.run or run == self.run or any(one.run == run for one in self.others)
         return not is_known and is_replayed(event_ms, last_ms=self.event_ms, now_ms=time_ms)
 
     def rivals(self, *, now_ms: int, interval_ms: int) -> list[str]:
-        """Return the runs that report beside the one in use, in order."""
+        """Return the names of the runs that report beside the run in use, sorted."""
         since_ms = now_ms - SILENT_INTERVALS * interval_ms
         return sorted(one.run for one in self.others if one.frames and one.seen_ms > since_ms)
 

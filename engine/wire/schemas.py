@@ -1,4 +1,4 @@
-"""JSON Schema of every contract, generated from the structs that define it."""
+"""JSON Schema of every record type, generated from the struct that defines it."""
 
 from typing import Any, Final
 
@@ -26,6 +26,6 @@ CONTRACTS: Final[dict[str, Any]] = {
 
 
 def schema(name: str) -> dict[str, Any]:
-    """Return the JSON Schema (2020-12) of one contract of `CONTRACTS`."""
+    """Return the JSON Schema (2020-12) of one record type of `CONTRACTS`."""
     document = msgspec.json.schema(CONTRACTS[name])
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **document}

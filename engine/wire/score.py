@@ -29,7 +29,8 @@ FEATURES: Final = (
     "fault_nats",
     "forest_score",
 )
-# Workload classes, and the shares of its vCPUs that a VM uses on average at which the next begins.
+# Workload classes by the average share of its vCPUs that a VM uses: below 2 % it is idle, from 40 %
+# on it is busy.
 CLASSES: Final = ("idle", "steady", "busy")
 CLASS_EDGES: Final = np.array([0.02, 0.4])
 
@@ -57,14 +58,14 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
     values
         Shape (len(features), n), float32, row by row.
     pool_vms, network_vms
-        Number of the cell's VMs that use each. The minute of a large cell is several records, each
-        of some of its nodes; only the first has these two.
+        Number of the cell's VMs that use each pool and each network. The minute of a large cell is
+        split into several records by node; only the first record has these two fields.
     cell_vms
-        Number of VMs of the whole cell.
+        Number of VMs of the whole cell; unset if all of them are in this record.
     coverage
         Shape (n, 2), uint8: witnesses available if the VM died (a bit for each of `WITNESSES`), and
-        devices in its definition for them (a bit for each of `SET_UP`). Empty from an engine of an
-        earlier release.
+        properties of its definition (a bit for each of `SET_UP`). Empty in records of an earlier
+        release.
     """
 
     site: limits.Name

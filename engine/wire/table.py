@@ -1,10 +1,11 @@
 """Columns packed into bytes: each in the narrowest width that holds it without loss.
 
-A column of unsigned integers is divided by its quantum where no value is lost, then stored in 1 to
-8 little-endian bytes a value. A column of equal values is stored as one value. Parts of one size
-are contiguous, so that packing and unpacking are a few array operations, whatever the number of
-columns. The layout (the position of each column) is a small byte string that repeats from frame to
-frame; both sides cache the parsed form of the last ones.
+A column of unsigned integers is divided by its quantum if all values are multiples of it. Each
+value is then stored in 1 to 8 little-endian bytes. A column of equal values is stored as one value.
+Values of 3, 5, 6 and 7 bytes are split into parts of 4, 2 and 1 bytes. Parts of one size are
+contiguous, so packing and unpacking need only a few array operations for any number of columns. The
+layout (the position of each column) is a small byte string that repeats from frame to frame, so
+writers and readers cache parsed layouts.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,8 +33,9 @@ Words = NDArray[np.uint64]
 Flags = NDArray[np.bool_]
 
 
-# Fills (rows, size) words from (data, places, quanta, order). A row of `indices` describes a
-# column: its width and, for parts of 8, 4, 2 and 1 bytes, the bytes per VM before that part.
+# A function (data, places, quanta, order, values) that writes the unpacked words to `values`. A row
+# of `places` describes a column: its width and, for parts of 8, 4, 2 and 1 bytes, the number of
+# bytes per VM before that part. The other arguments are fields of `_Layout`.
 Widen = Callable[[NDArray[np.uint8], NDArray[np.int64], Words, NDArray[np.int64], Words], None]
 
 
@@ -45,11 +47,11 @@ class PackedTable(msgspec.Struct, frozen=True, array_like=True):
     layout
         A msgpack list of `PackedColumn`, by ascending width.
     data
-        One 8-byte word for each column of width 0, then the parts (`_Part`): 8-byte parts of all
-        columns that have one, then 4-, 2- and 1-byte parts.
+        One 8-byte word for each column of width 0, then the 8-byte parts of all columns that have
+        one, then the 4-, 2- and 1-byte parts (`_Part`).
     missing
-        One bit a value for each column with missing values; a column without any known value is
-        left out.
+        One bit per value for each column with some missing values. A column without any known value
+        is omitted from the layout, the data and this field.
     """
 
     layout: bytes = b""
@@ -58,7 +60,7 @@ class PackedTable(msgspec.Struct, frozen=True, array_like=True):
 
 
 class PackedColumn(msgspec.Struct, frozen=True, array_like=True):
-    """The position of one column; `width` 0 is a column of equal values."""
+    """How one column is packed; `width` is in bytes, 0 for a column of equal values."""
 
     name: str
     width: int
@@ -67,41 +69,42 @@ class PackedColumn(msgspec.Struct, frozen=True, array_like=True):
 
 
 class _Part(NamedTuple):
-    """Adjacent columns that have a part of one size at one place of their word.
+    """Adjacent columns whose values have a part of the same size at the same place.
 
-    A value of 7 bytes is stored as 4 low bytes, then 2, then 1, each beside the same parts of other
-    columns, so that packing and unpacking are casts and strided copies of slices.
+    A value of 7 bytes has three parts: the 4 low bytes, then 2, then 1. Each part is stored beside
+    the same parts of other columns, so packing and unpacking are casts and strided copies of
+    slices.
     """
 
     dtype: str
     start: int
     stop: int
-    place: int  # position of the part within a word, in parts; 0: the low end
+    place: int  # position of the part within its word, in units of its size; 0: the low end
     per_word: int
 
 
 class _Layout(NamedTuple):
-    """A parsed layout, for the metrics of one reader."""
+    """A parsed layout, related to the metrics that one reader knows."""
 
     constants: int
     parts: tuple[_Part, ...]
-    stored: int  # columns in the data
+    stored: int  # number of columns in the data
     width_total: int
-    divided: slice  # range of columns that contains the divided ones
-    quanta: Words  # one a column; 1 where not divided
+    divided: slice  # range that contains all columns divided by a quantum
+    quanta: Words  # divisor of each column; 1 if it is not divided
     places: NDArray[np.int64]  # see `Widen`
-    limits: Words | None  # largest quotients; None: no value of a width can pass 64 bits
+    limits: Words | None  # largest valid quotients; None: no product can exceed 64 bits
     constant_limits: tuple[tuple[int, int], ...]  # (constant, largest quotient)
-    order: NDArray[np.int64]  # the stored column of each row; `stored` itself is a row of 0
+    order: NDArray[np.int64]  # index of each row's column; the value `stored` is a row of zeros
     absent: NDArray[np.intp]  # rows that the writer did not send
-    missing_rows: tuple[int, ...]  # row for each bitmap, -1 for a column not known
+    missing_rows: tuple[int, ...]  # row of each bitmap, -1 for a column that the reader ignores
 
 
 class _Scale(NamedTuple):
     """The divisors of the rows of one list of metrics."""
 
     shifts: Words  # log2 of a quantum that is a power of two, else 0
-    low_bits: Words  # the bits such a quantum needs to be 0
+    low_bits: Words  # bits that must be 0 in every multiple of such a quantum
     others: tuple[tuple[slice, int], ...]  # adjacent rows with a quantum that is no power of two
 
 
@@ -120,7 +123,7 @@ class _Writer(NamedTuple):
 _columns_encoder = msgspec.msgpack.Encoder()
 _columns_decoder = msgspec.msgpack.Decoder(tuple[PackedColumn, ...])
 _PART_DTYPES: Final = {8: "<u8", 4: "<u4", 2: "<u2", 1: "u1"}
-# A width by the bit length of the largest value.
+# Largest value of each width from 1 to 7 bytes; `np.searchsorted` in it gives the width of a value.
 _WIDTH_LIMITS: Final = np.array([2 ** (8 * k) - 1 for k in range(1, _WORD_BYTES)], np.uint64)
 
 
@@ -143,11 +146,11 @@ def pack(columns: Columns, values: Words, missing: Flags | None) -> PackedTable:
     scaled, exact = _divided(scale, values)
     bits = np.bitwise_or.reduce(scaled, axis=1)
     varying = bits != np.bitwise_and.reduce(scaled, axis=1)
-    # A power of two divides all values when none has a bit below it.
+    # A power of two divides all values if no value has a lower bit set.
     exact |= (bits & scale.low_bits) == 0
     bits >>= scale.shifts * exact
     widths = (np.searchsorted(_WIDTH_LIMITS, bits) + 1) * varying
-    # For each column 0 where nothing is missing, `_ABSENT` where everything is, else 1.
+    # One byte for each column: 0 if nothing is missing, `_ABSENT` if everything is, else 1.
     gaps = b""
     if missing is not None:
         gaps = (missing.any(axis=1).view(np.uint8) + missing.all(axis=1)).tobytes()
@@ -170,9 +173,9 @@ def pack(columns: Columns, values: Words, missing: Flags | None) -> PackedTable:
 def unpack(
     columns: Columns, table: PackedTable, size: int, widen: Widen | None = None
 ) -> tuple[Words, Flags | None]:
-    """Return shape (len(columns), size) and the mask of missing values (None: nothing).
+    """Return the values, shape (len(columns), size), and the mask of missing ones (None: none).
 
-    `widen` is a faster form of `_widen` where available: `models.codecs.columns`. Columns that the
+    `widen` is a faster function than `_widen` (see `models.codecs.columns`). Columns that the
     reader does not know are skipped. Columns that the writer did not send are missing.
 
     Raises
@@ -219,7 +222,7 @@ def _widen(layout: _Layout, data: bytes, size: int) -> Words:
         if layout.limits is not None and (quotients > layout.limits[layout.divided, None]).any():
             raise RecordRejected("bad_value", "a value times its quantum exceeds 64 bits")
         quotients *= layout.quanta[layout.divided, None]
-    # Every index is within bounds; "clip" saves NumPy a second buffer.
+    # Every index is within bounds, and with the mode "clip" NumPy needs no second buffer.
     return stored.take(layout.order, axis=0, mode="clip")
 
 
@@ -245,7 +248,7 @@ def _parts(widths: Sequence[int]) -> tuple[_Part, ...]:
     """Return the parts of columns of such ascending widths, in the order of the data."""
     parts = []
     for size, dtype in _PART_DTYPES.items():
-        # Below a part are the larger parts of the same value.
+        # A value's larger parts are in the lower bytes of its word.
         below = [width & ~(2 * size - 1) & (_WORD_BYTES - 1) for width in widths]
         members = [index for index, width in enumerate(widths) if width & size]
         for place, run in groupby(members, key=lambda index: below[index] // size):
@@ -299,7 +302,7 @@ def _divided(scale: _Scale, values: Words) -> tuple[Words, Flags]:
         return values, exact
     scaled = values.copy()
     for rows, quantum in scale.others:
-        # By a scalar: NumPy multiplies and shifts instead of dividing each value.
+        # The divisor is a scalar, so NumPy multiplies and shifts instead of dividing each value.
         quotients = values[rows] // np.uint64(quantum)
         lossless = (quotients * np.uint64(quantum) == values[rows]).all(axis=1)
         exact[rows] = lossless

@@ -23,10 +23,11 @@ class Topic(NamedTuple):
     compacted
         Whether only the last record of each key is kept.
     durable
-        Whether the embedded log waits for the disk at each append, as actions depend on it.
+        Whether the embedded log waits for the disk at each append, because actions depend on the
+        record.
     compressed
-        Whether its batches are compressed. Small records gain nothing, and records that foreign
-        programs or each node's agent read must be readable without a codec.
+        Whether batches on Kafka are compressed. Compression does not help small records. Records
+        for other programs and for agents must be readable without a compression library.
     """
 
     name: str
@@ -55,10 +56,12 @@ FORECASTS: Final = Topic("flatline.forecasts.v1", None, 7 * _DAY_S, 512 * _MIB)
 CONTROL: Final = Topic(
     "flatline.control.v1", 1, None, 64 * _MIB, compacted=True, durable=True, compressed=False
 )
-# By size and not by key: two generations must stay complete, chunks and manifest together.
+# Retention is by size, without compaction by key, so that the chunks and the manifests of the last
+# two snapshots stay complete.
 SNAPSHOTS: Final = Topic("flatline.snapshots.v1", None, None, 512 * _MIB)
-# A topic of its own: a forecaster's generation of a thousand VMs has tens of MB every few hours,
-# the engine's a few MB every 3 min. With retention by size, each would displace the other.
+# Forecasters have a separate topic. Their snapshot of a thousand VMs has tens of MB every few
+# hours, that of the engine a few MB every 3 min. In one topic with retention by size, the snapshots
+# of one would delete those of the other.
 FORECASTER: Final = Topic("flatline.forecaster.v1", None, None, 1024 * _MIB)
 REJECTED: Final = Topic("flatline.rejected.v1", None, 7 * _DAY_S, 128 * _MIB, compressed=False)
 

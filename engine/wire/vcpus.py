@@ -1,7 +1,7 @@
-"""Time that each vCPU ran or waited: frame columns with one value per vCPU, not per VM.
+"""Time that each vCPU ran or waited for a core: a frame column with one value per vCPU.
 
-VMs have different numbers of vCPUs, so all times are concatenated in one packed column, and a byte
-a VM (two where needed) is the number of its vCPUs.
+VMs have different numbers of vCPUs, so the times of all VMs are concatenated in one packed column.
+A second field holds the number of vCPUs of each VM, in one byte, or in two where one is too small.
 """
 
 from typing import Final
@@ -13,17 +13,19 @@ from flatline.engine.errors import RecordRejected
 from flatline.engine.wire.metrics import Columns, Metric
 from flatline.engine.wire.table import PackedTable, Widen, pack, unpack
 
-# qemu starts no x86 machine with more (q35 up to 8.x: 1,024; common limits are 240 to 710).
+# Largest number of vCPUs of a VM whose times are reported: the limit of qemu's x86 machine q35 up
+# to 8.x. Distributions commonly allow 240 to 710.
 MAX_VM_VCPUS: Final = 1024
-# 16 for each of the rows of a frame as collectors cut them: 262 kB at the widest, which still fits
-# into a record with those rows.
+# 16 vCPUs for each of the 2,048 rows that collectors put in a frame. The times take at most 262 kB,
+# which fit into a record beside these rows.
 MAX_FRAME_VCPUS: Final = 32_768
-# Quantum of the times in a frame. Any wake-up of a vCPU takes longer.
+# Unit of the times in a frame: 1 µs. Each wake-up of a vCPU takes longer, so it changes the time.
 QUANTUM_NS: Final = 1_000
 
 # Collectors report whole microseconds: nanoseconds would take another byte per vCPU.
 _TIME_COLUMNS: Final = Columns((Metric("vcpu_time_ns", QUANTUM_NS),))
-# The identical object is the default of the frame's field, so that it is not encoded.
+# `FrameValue.vcpu_times` has this same object as its default: msgspec omits a default only if it is
+# the identical object.
 NO_TIMES: Final = PackedTable()
 
 Flags = NDArray[np.bool_]
@@ -35,13 +37,13 @@ class VcpuRows:
     Attributes
     ----------
     counts
-        Shape (n,), uint16: number of times of each VM; 0 is unknown.
+        Shape (n,), uint16: how many elements of `times_ns` belong to each VM; 0 is unknown.
     times_ns
         Shape (counts.sum(),), uint64: for how long each vCPU has run or waited for a core since its
         VM's `instance` began, in multiples of `QUANTUM_NS`; 0 where `missing`.
     missing
-        Same shape, bool; None where nothing is missing. A vCPU that is not plugged in, below one
-        that is, is missing, so that the index of a time is the number of its vCPU.
+        Same shape, bool; None if nothing is missing. A vCPU that is not plugged in is missing if
+        one with a higher number is plugged in. So the index of a time is the number of its vCPU.
     """
 
     __slots__ = ("counts", "missing", "times_ns")
@@ -109,13 +111,13 @@ def pack_vcpus(vcpus: VcpuRows | None) -> tuple[bytes, PackedTable]:
 def unpack_vcpus(
     counts: bytes, times: PackedTable, size: int, widen: Widen | None = None
 ) -> VcpuRows | None:
-    """Return the times of a frame of `size` VMs, None where it has none.
+    """Return the times in a frame of `size` VMs, None if it has none.
 
     Raises
     ------
     RecordRejected
-        `oversized` beyond `MAX_VM_VCPUS` or `MAX_FRAME_VCPUS`, checked before any time is unpacked;
-        else as in `engine.wire.table.unpack`.
+        `oversized` if the counts exceed `MAX_VM_VCPUS` or `MAX_FRAME_VCPUS`; this is checked before
+        any time is unpacked. Otherwise as in `engine.wire.table.unpack`.
     """
     if not size or not counts:
         return None
