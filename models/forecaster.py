@@ -32,11 +32,13 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
-# A series with less than three days of history does not contribute to a profile.
+# A profile is what the mature series of one class have learned in common; new series of that class
+# start from it. A series is mature, and contributes to a profile, after three days of history.
 GROWN_UP_S: Final = 3 * 86_400
-# A profile of fewer series would be the behaviour of one VM.
+# Fewest series (teachers) for a profile. A profile of fewer would be the behaviour of single VMs.
 _TEACHERS: Final = 3
-# After a gap this long all state is outdated and is reset; shorter gaps are unknown steps.
+# A longer gap resets all state, which is outdated by then. The steps of a shorter gap are folded as
+# unknown values.
 _LONGEST_GAP_S: Final = 2 * 86_400
 
 
@@ -46,7 +48,8 @@ class Forecaster:
     Attributes
     ----------
     state
-        Shape (count, layout.size), float32: all learned state; a row may be copied.
+        Shape (count, layout.size), float32: all learned state, one row per series. Rows may be
+        copied between forecasters with the same `step_s`.
     number
         The last step folded (its end in s since the epoch, divided by `step_s`), 0 for none.
     """
@@ -73,7 +76,8 @@ class Forecaster:
 
         Returns
         -------
-        Shape (count, horizons, `BANDS`); NaN where there is no forecast.
+        Shape (count, HORIZON_COUNT, len(BANDS)): the point forecast and the bounds of its intervals
+        for each horizon; NaN where there is no forecast.
 
         Raises
         ------
@@ -108,19 +112,19 @@ class Forecaster:
         return new
 
     def level(self) -> F32:
-        """Return shape (count,): a mean over hours, 0 for a new series."""
+        """Return shape (count,): the mean of each series over about 7 h; 0 for a new series."""
         level: F32 = self.state[:, EW_LONG]
         return level
 
     def profile(self, members: Indices) -> F32 | None:
-        """Return the common profile of mature series of `members`; None if too few are."""
+        """Return the profile of the mature series in rows `members`; None if these are too few."""
         grown_up = members[self.state[members, AGE] >= GROWN_UP_S / self.step_s]
         if len(grown_up) < _TEACHERS:
             return None
         return profile_of(self.state[grown_up], self.plan)
 
     def start(self, members: Indices, profile: F32) -> None:
-        """Start new series from the profile of their class, with its size of errors.
+        """Initialise new series from the profile of their class, including its error sizes.
 
         `members` are the rows of the series, shape (n,); `profile` is as `profile` returns it.
         """
@@ -129,7 +133,7 @@ class Forecaster:
         self.state[members] = rows
 
     def rearranged(self, indices: Indices) -> Self:
-        """Return series in another order: row i is row `indices[i]` of this one, -1 a new one."""
+        """Return a copy whose row i is row `indices[i]` of this one, or a new series for -1."""
         moved = type(self)(len(indices), step_s=self.step_s)
         kept = np.flatnonzero(indices >= 0)
         moved.state[kept] = self.state[indices[kept]]
@@ -142,12 +146,12 @@ class Forecaster:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> Self:
-        """Return the series that `to_arrays` came from, able to continue bit for bit.
+        """Restore a forecaster from the result of `to_arrays`; it continues bit for bit.
 
         Raises
         ------
         KeyError, ValueError
-            An array is missing or does not fit such series.
+            An array is missing, or its shape, its type or an index in it is invalid.
         """
         step_s, number = (int(value) for value in arrays["steps"])
         forecaster = cls(len(arrays["state"]), step_s=step_s)
@@ -157,7 +161,10 @@ class Forecaster:
         return forecaster
 
     def _check_places(self) -> None:
-        """Raise `ValueError` if a pending forecast refers to a place outside its row."""
+        """Raise `ValueError` if a pending forecast has an invalid state or cell number.
+
+        The kernels use these numbers as indices and do not check them.
+        """
         for horizon, (start, steps) in enumerate(
             zip(self.plan.start, self.plan.steps, strict=True)
         ):

@@ -1,8 +1,8 @@
 """Half-space trees for many VMs or workload classes; scores equal River's bit for bit.
 
-River grows the trees, so its seed gives the same shapes. The arrays then do the work at a
-hundredth of the cost, and are exported exactly. Features must be bounded: a tree's limits are
-[0, 1], and every value outside falls into the outermost leaf.
+River builds the trees, so a seed gives the same trees here as in River. Scoring and learning use
+arrays, at a hundredth of River's cost, and a snapshot holds these arrays exactly. Features must be
+bounded: the trees divide [0, 1], and a value outside falls into the outermost leaf.
 """
 
 from collections.abc import Sequence
@@ -16,17 +16,18 @@ from river.anomaly import HalfSpaceTrees
 from flatline.models.kernels.forest import score_then_learn
 from flatline.models.protocol import Arrays, fill
 
-# Masses are counted in 16 bits; a larger window would overflow.
+# The mass of a node is the number of samples of a window that reached it. It has 16 bits, so a
+# larger window would overflow.
 MAX_WINDOW = int(np.iinfo(np.uint16).max)
 
 
 class HalfSpaceForest:
-    """`model_count` models of half-space trees with shared shapes.
+    """`model_count` models that share the same half-space trees and differ in their masses.
 
     Parameters
     ----------
     features
-        Names; sorted, as River sorts them.
+        Names of the features in any order. The attribute holds them sorted, as River sorts them.
     model_count
         Number of models: one per VM, or one per workload class.
     tree_count, height, window, seed
@@ -63,10 +64,11 @@ class HalfSpaceForest:
     def score_then_learn(
         self, samples: NDArray[np.float64], models: NDArray[np.int64]
     ) -> NDArray[np.float64]:
-        """Return one score per sample (0 normal, towards 1 strange), then learn the sample.
+        """Score each sample with its model, then let the model learn it; return the scores.
 
-        `samples` has shape (m, len(features)), columns in the order of `features`, NaN is
-        unknown. Scores are 0 until a model has completed its first window.
+        `samples` has shape (m, len(features)), columns in the order of `features`; NaN is unknown.
+        `models` has shape (m,): the model of each sample. A score is 0 for a normal sample and
+        approaches 1 for an anomalous one. It is 0 until the model has completed its first window.
         """
         scores = np.empty(len(samples), np.float64)
         score_then_learn(
@@ -85,7 +87,7 @@ class HalfSpaceForest:
         return scores
 
     def to_arrays(self) -> Arrays:
-        """Return the masses and counts, and the settings that determine the shapes."""
+        """Return the masses and counts, and the settings that determine the trees."""
         return {
             "settings": np.array(
                 [self._shapes.shape[0], self.height, self.window, self.seed], np.int64
@@ -99,7 +101,7 @@ class HalfSpaceForest:
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> Self:
-        """Return the models that `to_arrays` came from; the arrays are copied.
+        """Restore models from the result of `to_arrays`; the arrays are copied.
 
         Raises
         ------
@@ -125,10 +127,14 @@ class HalfSpaceForest:
 def _grow(
     features: tuple[str, ...], tree_count: int, height: int, window: int, seed: int
 ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """Return River's shapes for these settings, as heaps shared by all forests with them."""
-    # River needs 50 ms for them, which otherwise each cell of a site would cost.
+    """Return the feature and the threshold of each node of River's trees for these settings.
+
+    Both have shape (tree_count, nodes). Each tree is a heap: the children of node i are 2i + 1 and
+    2i + 2. The arrays are read-only, because all forests with the same settings share them.
+    """
+    # River needs 50 ms to build trees. Without the cache, each cell of a site would cost that time.
     river = HalfSpaceTrees(n_trees=tree_count, height=height, window_size=window, seed=seed)
-    # River builds its trees from the names in the first sample; its value does not matter.
+    # River builds its trees at the first sample, from the names in it; the values do not matter.
     river.learn_one(dict.fromkeys(features, 0.5))  # type: ignore[no-untyped-call]
     nodes = 2 ** (height + 1) - 1
     shapes = np.zeros((tree_count, nodes), np.int32)

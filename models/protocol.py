@@ -1,16 +1,18 @@
-"""Convert the state of a model to a snapshot and back."""
+"""Represent the state of a model in a snapshot: named arrays, restored without conversion."""
 
 from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-# The whole state by name; the arrays are not copies.
+# All state of a model: each array by its name. A model returns its own arrays, not copies.
 Arrays = Mapping[str, NDArray[np.generic]]
 
 
 def fill(own: NDArray[np.generic], kept: NDArray[np.generic], *, name: str) -> None:
-    """Copy a stored array into an array of a state without conversion.
+    """Copy `kept`, an array of a snapshot, into `own`, an array of a state, without conversion.
+
+    `name` is the name of the array in the error message.
 
     Raises
     ------

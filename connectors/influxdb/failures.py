@@ -118,7 +118,10 @@ def meaning(error: Exception, *, url: str, bucket: str) -> HistoryError:
     """Return Flatline's error for a failed request."""
     where = masked_url(url)
     if not isinstance(error, ApiException) or error.status is None:
-        return HistoryUnreachable(f"InfluxDB at {where} did not answer: {_short(error)}.")
+        return HistoryUnreachable(
+            f"InfluxDB at {where} did not answer: {_short(error)}. Check the address and that it "
+            "is running."
+        )
     said = one_line(f"{error.status} {_answer(error).text or error.reason or ''}".strip())[:_SHORT]
     if error.status < 300:
         return HistoryUnreachable(

@@ -72,12 +72,15 @@ class Webhook:
             said = str(error) if isinstance(error, OSError) else ""
             said = one_line(without_secrets(said, self._url, self._token))
             raise NotifierUnreachable(
-                f"{self._where} cannot be reached: {said or type(error).__name__}."
+                f"{self._where} cannot be reached: {said or type(error).__name__}. Check the "
+                "address and that it is running."
             ) from None
         if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
             return
         if is_permanent(status):
-            raise NotifierRefused(f"{self._where} answered {status}.")
+            raise NotifierRefused(
+                f"{self._where} answered {status}. Check the address and the token of the webhook."
+            )
         raise NotifierUnreachable(
             f"{self._where} answered {status}.",
             retry_after_s=retry_after_s(asked),

@@ -1,9 +1,9 @@
-"""Time until full: first passage of a growing, noisy, sometimes seasonal use.
+"""Time until full: when a growing, noisy, sometimes periodic use first reaches a limit.
 
-Daily use is modelled as a wandering level, a drift, a cycle of some days, and noise (local level
-with drift; Harvey 1989). The shares of wandering and noise are unknown, so all shares are weighted
-by their likelihood, and paths are drawn from the posterior. The result is when paths first reach
-the limit.
+Daily use is modelled as a random walk (wandering) with drift, a cycle of some days, and noise
+(local level with drift; Harvey 1989). The ratio of wandering to noise, here called the share, is
+unknown. So several shares are weighted by their likelihood, and paths are drawn from the posterior.
+The result is the distribution of the day on which a path first reaches the limit.
 """
 
 from functools import lru_cache
@@ -14,21 +14,23 @@ from numpy.typing import NDArray
 
 F64 = NDArray[np.float64]
 
-# Daily use does not support plans beyond two years.
+# How far ahead use is simulated: daily use says too little about the time beyond two years.
 HORIZON_DAYS: Final = 730
 # Fewer days cannot separate a drift from noise.
 LEAST_DAYS: Final = 7
 # Older days say little about today's growth, and the cost grows with the cube of their number.
 MOST_DAYS: Final = 180
 _PATHS: Final = 1000
-# Wandering per day, as a share of the noise's variance: from none to nothing else.
+# The variance of one day's wandering divided by that of the noise: from no wandering to almost
+# nothing but wandering.
 _SHARES: Final = (0.0, 0.001, 0.004, 0.016, 0.06, 0.25, 1.0, 4.0, 16.0, 100.0, 1000.0)
-# Their prior weights: most series either wander or do not.
+# Prior weights of these shares: most series show either no wandering or almost only wandering.
 _PRIOR: Final = np.array([20.0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 5])
-# Cycles: a week, and those of clean-up jobs; at least three rounds must have been observed.
+# Possible lengths of a cycle in days, such as a week or the period of a clean-up job. At least
+# three whole cycles must have been observed.
 _PERIODS: Final = range(2, 15)
 _ROUNDS: Final = 3
-# Minimum share of the detrended variance for a cycle to be accepted.
+# A cycle is accepted if it explains more than this share of the detrended variance.
 _HABIT_SHARE: Final = 0.35
 _SEED: Final = 20_261_124
 
@@ -36,8 +38,9 @@ _SEED: Final = 20_261_124
 class DaysToFull(NamedTuple):
     """Days from the last day of the history until the limit is reached.
 
-    `low` is the conservative bound (in 5 % of cases it is sooner), `high` the aggressive one (in 5
-    % it is later), `expected` the median; infinite is not within two years.
+    `expected` is the median. `low` is the conservative bound: in 5 % of cases the limit is reached
+    sooner. `high` is the aggressive bound: in 5 % of cases it is reached later. Infinite means not
+    within two years.
     """
 
     expected: float
@@ -93,8 +96,8 @@ def days_to_full(used: F64, limit: float) -> DaysToFull | None:
 def first_passages(paths: F64, limit: float) -> F64:
     """Return when each path first reaches `limit`, in days from its first value.
 
-    Paths have shape (n, days) and start below the limit; use is linear between two days. Infinite
-    is never.
+    Paths have shape (n, days) and start below the limit. Use is taken as linear between two days.
+    Infinite means that the path does not reach the limit.
     """
     full = paths >= limit
     day = full.argmax(axis=1)
@@ -106,7 +109,7 @@ def first_passages(paths: F64, limit: float) -> F64:
 
 
 def _habit(use: F64) -> F64:
-    """Return the cycle of some days, as deviations by phase; a single 0 for none."""
+    """Return the deviation from the mean for each day of the cycle; a single 0 if there is none."""
     best, found = _HABIT_SHARE, np.zeros(1)
     size = len(use)
     trend = np.polyval(np.polyfit(np.arange(size), use, 1), np.arange(size))
@@ -114,7 +117,7 @@ def _habit(use: F64) -> F64:
         if size < _ROUNDS * period:
             break
         weights = np.ones(period) / period
-        # Around a mean over whole rounds, which contains no cycle itself.
+        # Deviations are taken from a moving mean over one whole cycle, which itself shows no cycle.
         mean = np.convolve(use, weights, mode="valid")
         first = (period - 1) // 2
         rest = use[first : first + len(mean)] - mean
@@ -124,7 +127,8 @@ def _habit(use: F64) -> F64:
             continue
         profile = np.array([np.median(rest[phase == k]) for k in range(period)])
         left = float(((rest - profile[phase]) ** 2).sum())
-        # Corrects for the share that a profile explains by chance, as it has `period` free values.
+        # A profile has `period` free values, so it explains a part of the variance by chance. This
+        # factor corrects for that part.
         freedom = max(len(rest) - period, 1) / len(rest)
         share = 1.0 - left / total / freedom
         if share > best:
@@ -133,7 +137,7 @@ def _habit(use: F64) -> F64:
 
 
 class _Shape(NamedTuple):
-    """One share's regression on some number of days, whatever their values."""
+    """The parts of the regression that depend on the share and the number of days alone."""
 
     share: float
     inverse: F64
@@ -145,10 +149,10 @@ class _Shape(NamedTuple):
 
 @lru_cache(maxsize=64)
 def _shapes(size: int) -> tuple[_Shape, ...]:
-    """Return the regression of each share.
+    """Return the regression of each share on `size` days.
 
-    The covariance of two days is the noise's on the diagonal, plus the wandering up to the earlier
-    of both.
+    The covariance of two days is the variance of the wandering up to the earlier one. On the
+    diagonal, the variance of the noise is added.
     """
     days = np.arange(size, dtype=np.float64)
     design = np.stack([np.ones(size), days], axis=1)
@@ -167,7 +171,7 @@ def _shapes(size: int) -> tuple[_Shape, ...]:
 
 
 def _draws(use: F64) -> tuple[F64, F64, F64, F64]:
-    """Return per path today's level, the drift, and the sizes of wandering and noise."""
+    """Return per path: today's level, drift, and standard deviations of wandering and noise."""
     size = len(use)
     days = np.arange(size, dtype=np.float64)
     design = np.stack([np.ones(size), days], axis=1)
@@ -190,7 +194,8 @@ def _draws(use: F64) -> tuple[F64, F64, F64, F64]:
         mine = np.flatnonzero(chosen == index)
         sure = _sureness(one.whiten @ rest, freedom)
         scale = np.sqrt(variances[index] * sure / rng.chisquare(sure, len(mine)))
-        # The estimated wandering of the level until today from all days, and its uncertainty.
+        # How far the level has wandered until today, estimated from all days, and how uncertain
+        # this is.
         gain = one.inverse @ one.reach
         wandered = float(gain @ rest)
         remains = np.array([1.0, days[-1]]) - design.T @ gain
@@ -209,9 +214,10 @@ def _draws(use: F64) -> tuple[F64, F64, F64, F64]:
 
 
 def _sureness(innovations: F64, freedom: int) -> float:
-    """Return how many normal values carry as much information on a variance as these do.
+    """Return the effective degrees of freedom of a variance that is estimated from these values.
 
-    A few large jumps among many quiet days say little about the size of jumps.
+    They are fewer than `freedom` if a few large jumps dominate many quiet days: such a series says
+    little about the size of jumps.
     """
     squares = innovations**2
     mean = float(squares.mean())

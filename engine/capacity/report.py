@@ -20,15 +20,18 @@ from flatline.engine.capacity.usage_snapshot import (
     usual_size,
 )
 
-# Right-sizing leaves room above the measured use: queues grow fast beyond 70 % of a core.
+# A smaller size that is proposed for a VM leaves room above the measured use: run queues grow fast
+# beyond 70 % of a core.
 _CPU_TARGET: Final = 0.7
 _MEMORY_ROOM: Final = 1.25
-# A proposal below half of the present size is worth a maintenance window.
+# A VM counts as oversized if half of its present size or less suffices: only such a difference is
+# worth a maintenance window.
 _OVERSIZED_SHARE: Final = 0.5
 # A VM that never needs more than this share of its vCPUs, and has almost no I/O, is idle.
 _IDLE_SHARE: Final = 0.02
 _IDLE_BYTES_PER_S: Final = 2_048.0
-# Guests notice when they wait for a twentieth of the CPU time that they request.
+# A node counts as contended if its VMs wait for more than 5 % of the CPU time that they request:
+# guests notice such a delay.
 _CONTENDED_RATIO: Final = 0.05
 _MIB: Final = 1 << 20
 
@@ -41,20 +44,22 @@ class ScopeRow(msgspec.Struct, frozen=True, kw_only=True):
     resource
         cpu (cores), memory (bytes) or disk (bytes).
     usable
-        Usable capacity; for a cell without its largest node, so that one may fail (N+1).
+        Usable capacity. In each cell the capacity of the largest node is not counted, so that one
+        node may fail (N+1).
     used
-        CPU: 95th percentile, memory: 99th, disk: present use.
+        CPU: 95th percentile. Memory: 99th percentile. Disk: present use.
     remaining_ratio
-        Free share of the usable capacity; negative where more is used.
+        Free share of the usable capacity; negative if the use exceeds it.
     days_to_full, days_to_full_low, days_to_full_high
-        Expected, conservative and aggressive; None is not within two years or unknown; `days_known`
-        distinguishes them.
+        Expected, conservative and aggressive estimate. None means not within two years if
+        `days_known` is true, else unknown.
     vms_that_fit
-        VMs of the usual size; None for a pool.
+        Number of further VMs of the usual size; None for a pool.
     oversubscription_ratio
-        Allocated to VMs, as a share of the capacity.
+        Capacity allocated to VMs, divided by the whole capacity.
     stranded
-        Free on nodes that lack the other resource for one more VM of the usual size.
+        Free capacity on nodes whose other resource does not suffice for one more VM of the usual
+        size.
     """
 
     scope: str
@@ -78,11 +83,12 @@ class CellRow(msgspec.Struct, frozen=True, kw_only=True):
     Attributes
     ----------
     survives_node_loss
-        Whether the rest can hold all VMs if its largest node is lost (N+1).
+        Whether the other nodes can hold all VMs if the largest node is lost (N+1).
     short_cores, short_memory_bytes
-        The capacity missing for that.
+        The capacity that is missing to survive that loss.
     largest_vm_cores, largest_vm_memory_bytes
-        The largest VM that fits on one node: by memory, with the cores available beside it.
+        The largest VM that fits on one node: the free cores and memory of the node with the most
+        free memory.
     contended_nodes
         Nodes whose VMs wait for more than 5 % of the CPU time they request.
     """
@@ -114,7 +120,7 @@ class VmRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole report; `usual_*` is the VM size that `vms_that_fit` counts."""
+    """The whole report; `usual_*` is the size of the VMs that `vms_that_fit` counts."""
 
     days: float
     usual_cores: float | None
@@ -236,7 +242,7 @@ def _finite(day: float) -> float | None:
 
 
 def _usable(scope: str, nodes: Sequence[NodeUse]) -> Size:
-    """Return the usable capacity: of a node its own, of each cell all but its largest node."""
+    """Return the usable capacity: all of a single node, else each cell without its largest node."""
     if scope == "node":
         return total(nodes[0])
     usable = Size(0.0, 0.0)
@@ -252,7 +258,10 @@ def _usable(scope: str, nodes: Sequence[NodeUse]) -> Size:
 
 
 def _fit(usage: UsageSnapshot, scope: str, nodes: Sequence[NodeUse], usual: Size) -> int:
-    """Return how many usual VMs fit: node by node, within the usable capacity of each cell."""
+    """Return how many VMs of the usual size fit on the nodes.
+
+    VMs are counted node by node, but in each cell not beyond its usable capacity.
+    """
     if scope == "node":
         return how_many(usual, free(nodes[0], usage.on(nodes)))
     fit = 0
@@ -270,7 +279,7 @@ def _fit(usage: UsageSnapshot, scope: str, nodes: Sequence[NodeUse], usual: Size
 
 
 def _stranded(usage: UsageSnapshot, nodes: Sequence[NodeUse], usual: Size, resource: str) -> float:
-    """Return the free amount on nodes where the other resource prevents one more VM."""
+    """Return how much of `resource` is free on nodes where the other one prevents one more VM."""
     stranded = 0.0
     for node in nodes:
         room = free(node, usage.on([node]))
@@ -312,7 +321,7 @@ def cell_row(usage: UsageSnapshot, cell: str) -> CellRow:
 
 
 def _vm_row(vm: VmUse) -> VmRow | None:
-    """Return a proposal for a VM that is idle or oversized."""
+    """Return a proposal for a VM that is idle or oversized; None for any other VM."""
     vcpus = memory = None
     if vm.vcpus is not None and vm.cpu_p95_cores is not None:
         vcpus = max(1, math.ceil(vm.cpu_p95_cores / _CPU_TARGET))
@@ -351,7 +360,10 @@ def _vm_row(vm: VmUse) -> VmRow | None:
 
 
 def _summed(daily: Sequence[F64]) -> F64:
-    """Return the sum of nodes' days, the newest last; unknown where one of them lacks a day."""
+    """Return the daily sums over nodes, newest last; NaN for a day that any node lacks.
+
+    The result is empty if a node has no days at all.
+    """
     if not daily or any(not len(one) for one in daily):
         return np.empty(0)
     length = max(map(len, daily))

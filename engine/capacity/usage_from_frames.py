@@ -1,4 +1,4 @@
-"""A usage snapshot from frames: the use of each VM and node over all of them."""
+"""A usage snapshot from frames: the use of each VM and node over the whole recording."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -17,7 +17,8 @@ from flatline.engine.wire.frame import Frame, InventoryItem, VmRows, uuids_of
 
 F64 = NDArray[np.float64]
 
-# Percentiles are of means over this step: a peak of a second needs no hardware.
+# Percentiles are taken over means of this many seconds, because a peak of one second does not
+# require more hardware.
 STEP_S: Final = 300
 _DAY_STEPS: Final = 86_400 // STEP_S
 _CPU, _MEMORY = METRICS.index("cpu_cores"), METRICS.index("memory_used_bytes")
@@ -38,7 +39,7 @@ class _Vm:
 
 @dataclass(slots=True)
 class _Node:
-    """Accumulated data of one node; `wanted` is the CPU time used or waited for."""
+    """Accumulated data of one node; `wanted` counts the CPU time that VMs used and waited for."""
 
     cell: str
     zone: str
@@ -49,7 +50,7 @@ class _Node:
 
 
 class UsageCollector:
-    """Accumulates frames in time order, and returns the usage snapshot at their end."""
+    """Accumulates frames in time order, and returns a usage snapshot over all of them."""
 
     def __init__(self) -> None:
         self._nodes: dict[str, _Node] = {}
@@ -183,7 +184,7 @@ class UsageCollector:
 
 
 def _wanted(rows: VmRows) -> F64:
-    """Return CPU time used and waited for, shape (2, n), NaN where not measured."""
+    """Return the CPU time that VMs used and waited for, shape (2, n), NaN where not measured."""
     used, delay, wait = known(rows, ("cpu_time_ns", "vcpu_delay_ns", "vcpu_wait_ns"))
     return np.stack([used, np.where(np.isnan(delay), wait, delay)])
 

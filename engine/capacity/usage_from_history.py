@@ -1,4 +1,4 @@
-"""A usage snapshot from the hours of the history: the queries, and how to read their results."""
+"""A usage snapshot from hourly rows of the history: the queries, and how to read their results."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -14,17 +14,17 @@ from flatline.engine.wire.points import Points, Series
 
 F64 = NDArray[np.float64]
 
-# A month includes a month-end; older use is from different hardware.
+# Use is measured over a month, which includes a month-end. Older use may be from other hardware.
 WINDOW_DAYS: Final = 30
-# Growth needs more.
+# An estimate of growth needs a longer history.
 GROWTH_DAYS: Final = 180
 _HOUR_S: Final = 3600
-# A node without any hour in the last day is gone.
+# A node or VM without an hourly row in the last day counts as removed.
 _PRESENT_S: Final = DAY_S
 _NS: Final = 1_000_000_000
 
-# A VM's percentiles are computed from those of its hours: the 95th of hourly 95ths, which errs on
-# the safe side.
+# The percentiles of a VM are computed from its hourly ones, such as the 95th percentile of hourly
+# 95th percentiles. The result is rather too high than too low.
 _VM: Final = (
     ("cpu_cores_p95", "p95"),
     ("memory_used_bytes_p99", "p99"),
@@ -48,7 +48,7 @@ _POOL: Final = (("capacity_bytes_last", "last"), ("available_bytes_last", "last"
 
 
 def usage_queries(*, now_s: int) -> dict[str, Query]:
-    """Return the queries for a usage snapshot as of `now_s`, by the names in `usage_of`."""
+    """Return the queries for a usage snapshot as of `now_s`, by the names `usage_of` expects."""
     end_ns = now_s * _NS
     window_ns = (now_s - WINDOW_DAYS * DAY_S) * _NS
     day = now_s - now_s % DAY_S
@@ -85,7 +85,10 @@ def usage_queries(*, now_s: int) -> dict[str, Query]:
 
 
 def usage_of(answers: Mapping[str, Sequence[Answer]], *, zones: Mapping[str, str]) -> UsageSnapshot:
-    """Return the usage snapshot from the results of `usage_queries`; `zones` is by cell."""
+    """Return the usage snapshot from the results of `usage_queries`.
+
+    `zones` maps the name of a cell to that of its zone.
+    """
     node_days = _by_day(answers["node_day"])
     present = {answer.tags[0] for answer in answers["node_seen"]}
     nodes = [
@@ -109,7 +112,7 @@ def usage_of(answers: Mapping[str, Sequence[Answer]], *, zones: Mapping[str, str
 
 
 def capacity_points(found: Report, *, time_s: int) -> Points:
-    """Return the lines of the report as rows of the history."""
+    """Return the resource rows of the report as rows of the history."""
     rows = found.scopes
     tags = {name: [getattr(row, name) for row in rows] for name in CAPACITY.tags}
     fields = {field.name: _column(rows, field.name) for field in CAPACITY.fields}

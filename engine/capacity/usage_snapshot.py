@@ -1,4 +1,4 @@
-"""A usage snapshot for planners: nodes, VMs and pools. Values only; they come from any source."""
+"""A usage snapshot for capacity planning: nodes, VMs and pools, as values from any source."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ class Size(NamedTuple):
     memory_bytes: float
 
     def fits(self, free: "Size") -> bool:
-        """Return whether this fits into the free size."""
+        """Return whether this size fits into the size `free`."""
         return self.cores <= free.cores and self.memory_bytes <= free.memory_bytes
 
     def plus(self, other: "Size", times: float = 1.0) -> "Size":
@@ -40,9 +40,9 @@ class VmUse:
     cpu_p95_cores, memory_p99_bytes
         Measured use.
     waiting_ratio
-        Mean share of the requested CPU time that it waited for.
+        Waiting time divided by the CPU time that the VM requested (used plus waited for).
     io_bytes_per_s
-        Mean of all its disk and network traffic.
+        Mean rate of the VM's whole disk and network traffic.
     """
 
     vm: str
@@ -69,7 +69,10 @@ class VmUse:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class NodeUse:
-    """One node; `daily_*` are the peaks of use of each day, oldest first, NaN unknown."""
+    """One node; `daily_*` have one value for each day, oldest first, NaN for an unknown day.
+
+    The values are the peak of memory and a 95th percentile of cores.
+    """
 
     node: str
     cell: str
@@ -130,7 +133,10 @@ def total(node: NodeUse) -> Size:
 
 
 def free(node: NodeUse, vms: Sequence[VmUse]) -> Size:
-    """Return the free size of a node, after its own use or its VMs' needs, whichever is larger."""
+    """Return the free size of a node.
+
+    For each resource, the larger of the node's measured use and its VMs' needs is subtracted.
+    """
     needs = Size(0.0, 0.0)
     for vm in vms:
         needs = needs.plus(vm.needs)
@@ -142,7 +148,10 @@ def free(node: NodeUse, vms: Sequence[VmUse]) -> Size:
 
 
 def usual_size(vms: Sequence[VmUse]) -> Size | None:
-    """Return the needs of a VM of the most common flavor, or the median where none is known."""
+    """Return the median needs of the VMs of the most common flavor.
+
+    If no flavor is known, this is the median over all VMs.
+    """
     flavors = [vm.flavor for vm in vms if vm.flavor]
     if flavors:
         common = max(sorted(set(flavors)), key=flavors.count)
@@ -151,7 +160,7 @@ def usual_size(vms: Sequence[VmUse]) -> Size | None:
 
 
 def flavor_size(vms: Sequence[VmUse], flavor: str) -> Size | None:
-    """Return the needs of a VM of a flavor, from existing VMs; None where there is none."""
+    """Return the median needs of the existing VMs of a flavor; None if there is no such VM."""
     return _middle([vm for vm in vms if vm.flavor == flavor])
 
 

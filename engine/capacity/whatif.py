@@ -17,7 +17,7 @@ from flatline.engine.capacity.usage_snapshot import (
 )
 from flatline.engine.errors import SettingsError
 
-# As many as a question needs; the cost grows with each VM.
+# The most VMs that may be added: enough for any question. The cost grows with each VM.
 MOST_VMS: Final = 100_000
 
 
@@ -27,15 +27,15 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     Attributes
     ----------
     question
-        In words.
+        The change, in words.
     asked, placed
-        VMs that need a node, and those that fit on one.
+        Number of VMs that need a node, and of those that fit on one.
     placements
         Number of VMs placed on each node.
     unplaced
-        Names of those that do not fit; added VMs have no name yet.
+        Names of the VMs that do not fit. An added VM has no name; `new-` and a number stand for it.
     cells
-        The cells afterwards.
+        The affected cells, as they are after the change.
     """
 
     question: str
@@ -52,8 +52,8 @@ def vms_come(usage: UsageSnapshot, *, count: int, flavor: str, scope: str | None
     Raises
     ------
     SettingsError
-        No VM of that flavor is known, no such cell or zone, an invalid count, or nodes of unknown
-        size.
+        No VM of that flavor is known, there is no such cell or zone, the count is invalid, or the
+        sizes of the nodes are unknown.
     """
     if not 1 <= count <= MOST_VMS:
         raise SettingsError(f"The number of VMs is {count}, must be 1 to {MOST_VMS}.")
@@ -79,7 +79,7 @@ def vms_come(usage: UsageSnapshot, *, count: int, flavor: str, scope: str | None
 
 
 def node_lost(usage: UsageSnapshot, node: str) -> Answer:
-    """Return the effect of losing a node: its VMs must fit on its cell's other nodes.
+    """Return the effect of losing a node: its VMs must fit on the other nodes of the cell.
 
     Raises
     ------
@@ -94,7 +94,7 @@ def node_lost(usage: UsageSnapshot, node: str) -> Answer:
 
 
 def cell_drained(usage: UsageSnapshot, cell: str) -> Answer:
-    """Return the effect of draining a cell: its VMs must fit in its zone's other cells.
+    """Return the effect of draining a cell: its VMs must fit in the other cells of the zone.
 
     Raises
     ------
@@ -145,7 +145,7 @@ def _answer(
     away = {node.node for node in gone}
     touched = {vm.vm for vm in vms}
     stayed = [vm for vm in usage.vms if vm.vm not in touched]
-    # A node's measured use was that of its own VMs; VMs that move to it add only their needs.
+    # The measured use of a node includes its own VMs; VMs that move to it add their needs.
     left = [node for node in usage.nodes if node.node not in away]
     grown = [_with(node, [vm for vm in moved if vm.node == node.node]) for node in left]
     after = UsageSnapshot(nodes=grown, vms=[*stayed, *moved], pools=usage.pools, days=usage.days)

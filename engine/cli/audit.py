@@ -107,4 +107,6 @@ def write_heads(file: Path, entries: Iterable[JournalEntry]) -> None:
         fresh.write_bytes(msgspec.json.encode(heads))
         fresh.replace(file)
     except OSError as error:
-        raise StateUnwritable(f"{file} cannot be written: {error.strerror}.") from error
+        raise StateUnwritable(
+            f"{file} cannot be written: {error.strerror}. Allow this user to write to its folder."
+        ) from error

@@ -41,6 +41,10 @@ Finding = Literal["OK", "WARN", "FAIL"]
 
 # A person waits at the terminal; a part that answers later has a fault anyway.
 PATIENCE_S: Final = 15.0
+_NO_LOG: Final = (
+    f"The log did not answer within {PATIENCE_S:.0f} s. Check that it is running and that section "
+    "[log] of the settings names its address."
+)
 # Time of the first release: a clock that shows an earlier time has never been set.
 _BORN_MS: Final = 1_785_000_000_000
 # The newest file may be dated ahead of the clock by this much, for example if another machine wrote
@@ -296,7 +300,7 @@ async def _log(
     except FlatlineError as error:
         return Check("log", "FAIL", str(error)), nothing
     except TimeoutError:
-        return Check("log", "FAIL", f"The log did not answer within {PATIENCE_S:.0f} s."), nothing
+        return Check("log", "FAIL", _NO_LOG), nothing
     if problems:
         cure = "`flatline doctor --create-topics` creates missing topics."
         return Check("log", "FAIL", f"{'; '.join(problems)}. {cure}"), nothing
@@ -316,7 +320,7 @@ async def _rights(here: Process, roles: Sequence[Role]) -> Check:
     except FlatlineError as error:
         return Check(part, "FAIL", str(error))
     except TimeoutError:
-        return Check(part, "FAIL", f"The log did not answer within {PATIENCE_S:.0f} s.")
+        return Check(part, "FAIL", _NO_LOG)
     if found is None:
         return Check(part, "WARN", "This broker does not report the rights of a principal.")
     user = here.settings.log.kafka.username or "this principal"
@@ -434,7 +438,7 @@ async def _noted(here: Process, part: str, ask: Asking, well: str) -> Check:
     except FlatlineError as error:
         return Check(part, "FAIL", str(error))
     except TimeoutError:
-        return Check(part, "FAIL", f"The log did not answer within {PATIENCE_S:.0f} s.")
+        return Check(part, "FAIL", _NO_LOG)
     return Check(part, "WARN" if sentence else "OK", sentence or well)
 
 
@@ -460,5 +464,10 @@ async def _hypervisor(here: Process) -> Check:
     except HypervisorError as error:
         return Check(kind, "FAIL", f"{as_sentence(error)} Only a node needs it.")
     except TimeoutError:
-        return Check(kind, "FAIL", f"{node.address} did not answer within {PATIENCE_S:.0f} s.")
+        return Check(
+            kind,
+            "FAIL",
+            f"{node.address} did not answer within {PATIENCE_S:.0f} s. "
+            "Check that its daemon is running.",
+        )
     return Check(kind, "OK", f"{node.address} answers and runs {len(sample.rows)} VMs.")

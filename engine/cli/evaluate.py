@@ -290,7 +290,9 @@ def _remove_pages(folder: Path) -> None:
     try:
         remove_pages(folder)
     except OSError as error:
-        raise StateUnwritable(f"{folder / PAGES} cannot be emptied: {error}") from error
+        raise StateUnwritable(
+            f"{folder / PAGES} cannot be emptied: {error}. Use another --out"
+        ) from error
 
 
 def _write(path: Path, text: bytes) -> None:
@@ -298,7 +300,7 @@ def _write(path: Path, text: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(text)
     except OSError as error:
-        raise StateUnwritable(f"{path} cannot be written: {error}") from error
+        raise StateUnwritable(f"{path} cannot be written: {error}. Use another --out") from error
 
 
 def tables(evaluation: Evaluation) -> Iterator[Table]:

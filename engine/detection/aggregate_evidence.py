@@ -1,8 +1,8 @@
-"""Run the sequential test where only totals are known: no vCPU times, no dated balloon.
+"""Run the sequential test for VMs of which only totals are known.
 
-This is the case at coarse sampling and for recorded data sets. Silence, CPU level and memory
-figure are added in nats (`models.kernels.aggregates`). The waiting time of a verdict depends on how
-similar live VMs look.
+Such a VM has neither per-vCPU times nor a balloon that dates its reports, as in recorded data sets.
+The evidence of silence, CPU level and memory figure is added in nats (`models.kernels.aggregates`).
+The more a live VM may look like the fault, the longer a verdict waits.
 """
 
 import math
@@ -34,7 +34,7 @@ _O: Final = aggregates_layout.OUT
 
 
 def is_correlated(table: VmTable, index: int) -> bool:
-    """Return whether the silence of a row began together with those of many others."""
+    """Return whether the silence of the VM in a row is shared with many other VMs."""
     return bool(table.vitals[index, aggregates_layout.FIELD["shared"]] > 0.0)
 
 
@@ -46,7 +46,7 @@ def judge_aggregates(
     cautious: list[str],
     configuration: Configuration,
 ) -> Verdict | None:
-    """Return the verdict of totals on one VM's silence, None where they support no fault.
+    """Return the verdict on a VM's silence from its totals, None where they support no fault.
 
     `others` is the evidence of all witnesses but activity.
     """
@@ -104,7 +104,7 @@ def _is_alarming(
 def _hypothesis(
     shape: CpuShape, sign: dict[str, float], score: float, configuration: Configuration
 ) -> tuple[str, list[str]]:
-    """Return the error rate that applies, and the names of reasons against a reboot now."""
+    """Return the name of the error rate, and the names of the reasons against a reboot now."""
     samples, seconds = sign["run"], sign["run_s"]
     memory = sign["memory_nats"]
     dead = memory >= configuration.totals_memory_dead_nats
@@ -142,7 +142,7 @@ def _hypothesis(
 
 
 def _halt_rate(sign: dict[str, float], configuration: Configuration) -> str:
-    """Return the error rate that applies to a halt, by its other evidence."""
+    """Return the name of the error rate for a halted guest; it depends on the other evidence."""
     if sign["cpu_nats"] < configuration.totals_cpu_nats:
         return "flat_cpu"
     if sign["channels"] < 2.0 and sign["memory_nats"] < 1.0:
@@ -158,7 +158,7 @@ def _hung(
     cautious: list[str],
     configuration: Configuration,
 ) -> Verdict | None:
-    """Judge disks that stand still under a guest that still answers, but does less."""
+    """Judge a guest whose disks stand still while it still sends, but less than before."""
     count, share, before = sign["disk_hung"], sign["sent_share"], sign["disk_cpu_before"]
     silent = sign["run"] > 0 or seen.cpu is None or not before > 0.0
     if silent or count < configuration.totals_hung_samples or not 0.0 < share < 0.75:
@@ -186,7 +186,7 @@ def _hung(
     if not plain:
         refusals.append("silence_usual")
     if before < configuration.hung_cpu_cores:
-        # An idle guest's CPU falls to nothing by itself, and its disks are idle too.
+        # The guest was idle before: its CPU use falls to zero and its disks rest without a fault.
         refusals.append("idle_before")
     return Verdict(
         kind=Kind.HUNG_IO,

@@ -17,18 +17,19 @@ MAX_CELLS: Final = 1_024
 MAX_NODES: Final = 1_024
 # The largest tested cell has 16,640 VMs. A VM takes about 5 KB.
 MAX_VMS: Final = 65_536
-# No known node runs more VMs. A node that claims more must leave room for the other nodes.
+# No known node runs more VMs. The limit keeps one node from using up `MAX_VMS` of its cell.
 MAX_VMS_OF_NODE: Final = 8_192
-# Pools and networks of a VM; each may have an incident. Incidents need no limit of their own: each
-# VM, node, pool or network has one, and one for each kind of notice (`incidents.key_of`).
+# Maximum number of pools of a VM, and of networks. It also bounds incidents: a VM, node, pool or
+# network has at most one, and at most one more for each kind of notice (`outcomes.key_of`).
 MAX_PLACES_OF_VM: Final = 64
 # Runs of all writers. A run that ended is dropped after ten minutes. A run without waiting frames
 # takes about 500 bytes.
 MAX_SOURCES: Final = 65_536
-# Each command of an owner is its own run, and a script may send one for each VM of a node.
+# Runs of one writer. Each command of an owner is a run of its own, and a script may send one
+# command for each VM of a node.
 MAX_RUNS: Final = 4_096
-# Frames that wait for an earlier missing frame: 64 of 1 MB from each of four nodes. Beyond this
-# limit frames no longer wait, and none is lost.
+# Total size of the frames that wait for an earlier missing frame: 64 frames of 1 MB from each of
+# four nodes. Above this limit waiting frames are folded at once; none is dropped.
 MAX_WAITING_BYTES: Final = 256 << 20
 
 
@@ -49,7 +50,7 @@ def excess_of(cells: Mapping[str, Cell], frame: Frame) -> str | None:
 
 
 def _excess_of_vms(cell: Cell | None, frame: Frame) -> str | None:
-    """Return why a frame names too many VMs; most frames name no new VM."""
+    """Return why a frame names too many VMs, None if it does not; most name no new VM."""
     header = frame.header
     table = None if cell is None else cell.tables.get(header.node)
     is_known = table is not None and frame.rows.uuids == table.roster

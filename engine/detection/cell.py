@@ -1,7 +1,7 @@
 """State of one cell: nodes, VMs, incidents and common causes.
 
 A cell is the unit of state and the scope of common causes. All state consists of values: arrays
-(`VmTable`) and msgspec Structs. A snapshot stores this state without conversion.
+(`VmTable`) and msgspec Structs. A snapshot stores them as they are.
 """
 
 from collections.abc import Collection
@@ -41,37 +41,39 @@ class Vm(
     Attributes
     ----------
     inhibitions
-        Inhibitions: reason → append time (ms) until which it explains a silence; -1 until revoked.
+        Reason → append time (ms) until which this reason explains a silence of the VM; -1 means
+        until an event ends it.
     maintenance_ms
-        Time of the owner's command that started the maintenance, by the owner's clock.
+        Time of the owner's latest maintenance command, by the owner's clock.
     reported
-        Report of the guest in this boot epoch: panicked or crashed. `reported_ms` is the time of
-        the last one by the cell's clock (`Cell.passed_ms`).
+        Report that the guest died in this boot epoch: panicked or crashed; empty for none.
+        `reported_ms` is the time of the last report by the cell's clock (`Cell.passed_ms`).
     said
-        Time of the last weaker report of each kind, by the node's wall clock in ms: watchdog,
-        agent_silent, console_panic.
+        Kind of a weaker report (watchdog, agent_silent, console_panic) → time of the last one, by
+        the node's wall clock in ms.
     probe_answered_ms, probe_silent_ms, agent_answered_ms
-        Time at which it last answered a probe, stopped answering, and at which its guest agent
-        last answered, by the node's wall clock; 0 is never.
+        Time of its last answer to a probe, of the report that it no longer answers probes, and of
+        the last answer of its guest agent, by the node's wall clock in ms; 0 is never.
     rebooted_ms
         Append time of the last reboot, 0 for never. `reboot_pending` means that
         `check_reboots` has not judged it yet.
     gone_ms, gone_position
         Append time at which the VM left its node's roster, 0 while it is listed. The position is
-        the sample in which it left, or in which its monitor was last found hung.
+        that of the first frame without it, or of the last report that its QEMU monitor hangs.
     missed_ms
-        Time at which it was last missing for long although its node reported, 0 for never.
+        Append time at which the VM last had no sample for long although its node reported, 0 for
+        never.
     offers
         Inventory items of other nodes that list the VM, by node. An item applies when that node
         becomes the owner.
     arrivals
-        How the VM came to such a node: "started" or "migrated_in".
+        How the VM came to another node, by node: "started" or "migrated_in".
     former
         The node that ran it before this one.
     twice, twice_ms
-        Another node that runs the VM at the same time, and since when.
+        Key of another node that runs the VM at the same time, and append time since which it does.
     known_ms
-        Time at which a node first named the VM without a sample of it.
+        Append time at which a record first named the VM, if it was named before its first sample.
     """
 
     uuid: bytes
@@ -131,13 +133,14 @@ class Incident(msgspec.Struct, rename={"reported_action": "mark"}):
     alert
         As last published; its id never changes.
     well_ms
-        Append time since which the subject is healthy again, 0 while it is not.
+        Append time since which the subject is healthy again, 0 while it is not. For a notice: the
+        append time of its last cause.
     reported_action
         Action that was run on the VM for this incident, None for none.
     flaps
-        Number of times it returned after it was resolved.
+        Number of times the fault returned after it was resolved.
     other_ms
-        Append time since which the other kind of hang is detected, 0 while it is not.
+        Append time since which another kind than the published one is detected, 0 while it is not.
     """
 
     alert: Alert
@@ -164,18 +167,19 @@ class Node(msgspec.Struct, rename={"gap": "hole"}):
     key
         Key in the cell: the name, or `name#part`.
     run, sequence, mono_ns
-        Of the last folded frame; `former_run` is the run before.
+        Run, sequence and monotonic time of the last folded frame; `former_run` is the run before.
     runs
         Selects one of several collectors that report as this node.
     seen_ms
         Time of the last frame by the cell's clock (`Cell.passed_ms`).
     data_ms
-        Append time that the log had reached when the last frame was folded, 0 for none.
+        Append time of the last folded frame, which may have waited before it was folded; 0 for
+        none.
     lag_ms
-        Usual append time minus event time over all runs: clock offset of the node plus transport
-        time of a frame.
+        Usual difference between append time and event time of a frame, over all runs: clock offset
+        of the node plus transport time.
     stale
-        Whether the last frame took much longer than that, so that its data is old.
+        Whether the last frame took much longer than `lag_ms`, so that its data is old.
     stepped_ms, step_ms
         Append time and size of the last step of the node's wall clock; 0 for never.
     gap
@@ -205,7 +209,7 @@ class Node(msgspec.Struct, rename={"gap": "hole"}):
     gap: SampleGap | None = None
 
     def position(self, sequence: int | None = None) -> SamplePosition:
-        """Return the position of a sample of this node's current run; None is the last sample."""
+        """Return the position of a sample of the current run; `sequence` None is the last one."""
         return SamplePosition(
             node=self.name,
             role="collector",
@@ -215,10 +219,11 @@ class Node(msgspec.Struct, rename={"gap": "hole"}):
 
 
 class CommonCause(msgspec.Struct):
-    """A common cause, which holds until its members move again.
+    """A common cause: the reason for a silence that many VMs share.
 
-    `signal` is the signal that stopped: "disk", "tx" or "life". `fell` are the members that fell
-    silent; the cause ends when they move. `onset_ms` is event time.
+    `signal` is the signal that stopped: "disk", "tx" or "life". `members` are all VMs that the
+    cause may explain. `fell` are the members that fell silent; the cause ends when most of them
+    move again. `onset_ms` is event time.
     """
 
     scope: str
@@ -233,12 +238,12 @@ class CommonCause(msgspec.Struct):
 
 
 class OutOfOrder(msgspec.Struct):
-    """Lateness of frames that arrive out of order, in this window and the last.
+    """Lateness of frames that arrive out of order, in the current and the previous period.
 
-    The lateness of a frame that closes a sequence gap is the append time since the first frame
-    after the gap. Only the log's clock is used. The value is 0 where frames arrive in order, also
-    if they are slow or a backlog. The second largest of a window counts, because a single frame
-    that was sent again is no disorder.
+    A period is `overtaken_window_s` long. The lateness of a frame that closes a sequence gap is the
+    append time since the first frame after the gap. Only the log's clock is used. The lateness is 0
+    where frames arrive in order, even if all of them are late. Of each period the second largest
+    value counts, because a single frame that was sent again does not mean that order is lost.
     """
 
     most_ms: int = 0
@@ -257,7 +262,7 @@ class OutOfOrder(msgspec.Struct):
         self.most_ms = max(self.most_ms, gap_ms)
 
     def turn(self, time_ms: int, window_ms: int) -> None:
-        """Start a new window if the current one is over; drop data older than two windows."""
+        """Start a new period if the current one is over; drop data older than two periods."""
         if time_ms - self.since_ms >= window_ms:
             self.before_ms, self.now_ms, self.most_ms = self.now_ms, 0, 0
             self.since_ms = time_ms
@@ -282,13 +287,16 @@ class Cell:
     departed
         Learned state of VMs that left their node; the target of a migration takes it over.
     watched
-        VMs with information beside their counters: a reboot, an action, an absence.
+        VMs that every window examines for another reason than their counters: a reboot, an action,
+        an absence.
     forgets
-        Scopes and names that an owner ordered to forget; cleared when the window closes.
+        Scope and name of each subject that an owner wants forgotten; cleared when the window
+        closes.
     reported, round_ms, closed_ms
-        Nodes that reported in this window, append time of the first, and of the last close.
+        Nodes that reported in the open window, append time of the first of these reports, and
+        append time at which the last window closed.
     beyond
-        Nodes without a sample for this window: a sample for a later window already waits.
+        Nodes that have no sample for the open window: their next sample waits for a later one.
     passed_ms
         Append time that passed while the log was available (`Partition.passed_ms`).
     outage_ms
@@ -327,7 +335,8 @@ class Cell:
         self.forgets: list[tuple[str, str]] = []
         # Set with each record: whether its append time is not accepted as the log clock.
         self.is_unsure = False
-        # Cache derived from `nodes`: read with every record, reset when nodes change.
+        # Keys of the live nodes and their longest interval: a cache that every record reads. It is
+        # derived from `nodes` and reset when they change.
         self._live: tuple[set[str], int] | None = None
 
     def locate(self, vm: bytes) -> tuple[Node, VmTable, int] | None:

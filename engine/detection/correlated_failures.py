@@ -1,7 +1,7 @@
 """Detect by totals a silence that many VMs of a cell share: one incident of the cell.
 
 Members need not begin in the same sample: in recorded fleets they began hours apart. A shared
-silence therefore explains each VM that falls silent close to others, for as long as it is silent.
+silence therefore explains each VM that falls silent at about the time of others, until it moves.
 """
 
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ _KNOWN, _RUN_S = aggregates_layout.OUT["known"], aggregates_layout.OUT["run_s"]
 
 
 class _Young(NamedTuple):
-    """The rows of one node whose silence has just begun and is surprising."""
+    """Rows of one node with VMs whose surprising silence has just begun; `silent` counts them."""
 
     node: Node
     table: VmTable
@@ -59,14 +59,14 @@ def judge_correlated_failures(cell: Cell, now: Now) -> Iterator[Outcome]:
 
 
 def _wide(active: int, configuration: Configuration) -> float:
-    """Return the number of silent VMs of `active` ones that make an incident of the cell."""
+    """Return how many of `active` VMs must be silent for an incident of the cell."""
     return max(
         configuration.totals_shared_members, configuration.totals_shared_alert_ratio * active
     )
 
 
 def _release(cell: Cell, moving: int, configuration: Configuration) -> None:
-    """Judge members of a long shared silence individually again, unless it still has many."""
+    """Judge members of a long shared silence individually again, unless many still share it."""
     # Otherwise a VM that dies in a shared silence would never be reported. It is reported to people
     # only: its storage may have failed with that of the others and not returned.
     lasting = [
@@ -93,7 +93,8 @@ def _sharing(cell: Cell, name: str) -> NDArray[np.bool_]:
     """Return, per row in use of a node, whether its samples show a shared silence."""
     table = cell.tables[name]
     size = len(table)
-    # The flag of a VM without samples (stopped by its owner, node dead) never ends.
+    # The `shared` flag of a VM without samples (stopped by its owner, node dead) is never reset,
+    # so such a VM does not count.
     sharing: NDArray[np.bool_] = table.signs[:size, _KNOWN] > 0.0
     sharing &= (table.vitals[:size, _SHARED] > 0.0) & (not cell.nodes[name].silent)
     return sharing

@@ -19,13 +19,14 @@ from flatline.models.kernels import silence_model, standstill
 
 U8 = NDArray[np.uint8]
 
-# An order is given about half a minute after a death, 2**5 s. Evidence that reaches its minimum
-# later is too late.
+# Edge of the silence models at 2**5 s: an order is given about half a minute after a death, and
+# evidence that reaches its minimum later is too late. Of a standstill only a quarter is compared
+# with the past (`standstill.SHARE`).
 _BY_THEN_EDGE: Final = 5
 _STANDSTILL_EDGE: Final = _BY_THEN_EDGE + round(math.log2(standstill.SHARE))
 _BIT: Final = {name: 1 << index for index, name in enumerate(WITNESSES)}
 _HAS: Final = {name: 1 << index for index, name in enumerate(SET_UP)}
-# Devices that add a witness and are missing in the definition of a VM.
+# Devices that add a witness, as texts for a VM whose definition lacks them.
 _WAYS: Final = {
     "balloon": "balloon statistics (<memballoon><stats period='10'/></memballoon>)",
     "panic_device": "a panic device (<panic model='isa'/>)",
@@ -64,7 +65,7 @@ def _would_surprise(state: silence_model.F32, least_nats: float, *, edge: int) -
 
 
 def _given(vm: Vm, fresh_ms: float) -> int:
-    """Return the bits of the witnesses that the VM itself or a probe since `fresh_ms` can give."""
+    """Return the bits of `guest` and `probe`; a probe answer before `fresh_ms` does not count."""
     found = 0
     if vm.panic_device or vm.watchdog or vm.agent_answered_ms:
         found |= _BIT["guest"]

@@ -23,18 +23,19 @@ _PAUSED = tuple(
     VM_STATES.index(name) for name in ("paused", "shutdown", "shut_off", "pm_suspended")
 )
 
-# In cores: gain of the busiest vCPU, and loss of all others together.
+# Limits in cores for load that moves to one vCPU: its gain, the loss of all others together, and
+# the use of all others together that counts as idle.
 _BUSIEST_STEP = 0.3
 _OTHERS_STEP = 0.15
 _OTHERS_IDLE = 0.06
-# In cores: of a guest that waited for this many the text says wanted instead of used.
+# If a guest waited for at least this many cores, the text says "Requested" instead of "Used".
 _WAITED_CORES = 0.05
 
 
 class Stillness(NamedTuple):
-    """Standstill of some vCPUs: the result of the last sample, its length and its evidence.
+    """Standstill of some vCPUs or of KVM's counts: its state, length and evidence.
 
-    `reported` is one of `standstill.STILL`, `MOVED` and `UNKNOWN`.
+    `reported` is the result of the last sample, one of `standstill.STILL`, `MOVED` and `UNKNOWN`.
     """
 
     reported: int
@@ -47,7 +48,7 @@ class Lived(NamedTuple):
 
     `samples` counts the samples with a sign of life, and `ago_s` is the time since the last one.
     `moved_s` is the time since the vCPUs last gained time, by a sign of life or by work right after
-    one. `longest_s` is the longest time between two such samples.
+    one. `longest_s` is the longest time between two such gains.
     """
 
     samples: int
@@ -59,8 +60,8 @@ class Lived(NamedTuple):
 class Picture(NamedTuple):
     """Evidence snapshot of one VM at one window; times in seconds, CPU in cores, None is unknown.
 
-    `cpu` and `cpu_before` are the cores that the guest used and those that it waited for; `waited`
-    are the latter alone, `used_before` the former before the silence.
+    `cpu` is the sum of the cores that the guest used and those that it waited for; `waited` is only
+    the second part. `cpu_before` is this sum before the silence, `used_before` only its first part.
     """
 
     run_s: float
@@ -112,7 +113,7 @@ class Picture(NamedTuple):
 
     @property
     def balloon_known(self) -> bool:
-        """Whether the balloon reported often enough in this boot epoch to miss a report."""
+        """Whether the balloon reported often enough in this boot epoch that a gap is evidence."""
         return self.balloon_moved >= 2 and self.balloon_period_s > 0
 
 
@@ -120,7 +121,7 @@ def picture(
     node: Node, table: VmTable, index: int, vm: Vm, configuration: Configuration
 ) -> Picture:
     """Return the evidence snapshot of the VM in one row."""
-    # One conversion per VM: a conversion per figure would cost as much each time.
+    # All figures are converted at once: converting a single one costs as much.
     figures: list[float] = table.floats[:, index].tolist()
     numbers: list[int] = table.integers[:, index].tolist()
     cpu, busiest = figures[F["cpu"]], figures[F["busiest"]]
@@ -129,7 +130,8 @@ def picture(
     waited = 0.0 if math.isnan(figures[F["delay"]]) else figures[F["delay"]]
     wanted = None if math.isnan(cpu) else cpu + waited
     run_samples = numbers[I["run_samples"]]
-    # A report before any silent sample starts now, not with an earlier silence.
+    # Without a silent sample a reported fault starts now. The stored onset is that of an earlier
+    # silence.
     run_sequence, onset_ms = node.sequence, node.event_ms
     if run_samples:
         run_sequence = numbers[I["run_sequence"]]
@@ -323,7 +325,7 @@ def stepped(seen: Picture, configuration: Configuration) -> bool:
         return fell(seen, configuration.idle_step_ratio)
     if seen.cpu - seen.cpu_before >= configuration.step_cores:
         return True
-    # Load that was spread over the vCPUs and now uses one is a step with an equal sum.
+    # Load that moved from several vCPUs to one is a step too, although its sum is unchanged.
     others = seen.cpu - seen.busiest
     others_before = seen.cpu_before - seen.busiest_before
     return seen.shape == "one_core" and (
@@ -333,7 +335,7 @@ def stepped(seen: Picture, configuration: Configuration) -> bool:
 
 
 def fell(seen: Picture, ratio: float) -> bool:
-    """Return whether the CPU fell to this share of its level before the silence, or below.
+    """Return whether the CPU fell to at most `ratio` of its level before the silence.
 
     Both what the guest used and what it wanted must fall: an idle guest wants less as soon as its
     neighbours stop, and a busy one uses less as soon as they start.
@@ -365,7 +367,7 @@ def vetoes(
     """Return the reasons that explain the silence, and those that only forbid a suggestion."""
     explained = explanations(vm, state=seen.state, job_active=seen.job_active, time_ms=time_ms)
     if seen.crashed or seen.reported in {"panicked", "crashed"}:
-        # A VM that its own crash stopped is not paused by an operator.
+        # The crash itself paused or stopped this VM, not an operator.
         explained = [reason for reason in explained if reason not in {"paused", "stopped"}]
     cautious = ["boot"] if "boot" in explained else []
     explained = [reason for reason in explained if reason != "boot"]

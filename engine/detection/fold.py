@@ -18,10 +18,11 @@ from flatline.engine.wire.frame import Frame
 from flatline.engine.wire.metrics import INTEGER_ROW, VM_STATES
 
 _RUNNING = VM_STATES.index("running")
-# The usual lag follows a node's clock that was set back, but not a backlog of minutes.
+# In this time the usual lag adapts to a node's clock that was set back. A backlog of minutes is
+# shorter and changes it little.
 _LAG_TAU_S = 300.0
-# A run may begin with a backlog, so a new run does not change the lag. The lag of the first frame
-# of a new node is limited to the usual time of a log.
+# A run may begin with a backlog, so its first frame does not raise the usual lag. For the first
+# frame of a new node, the lag is limited to the usual transport time through a log.
 _FIRST_LAG_MS = 1_000
 # NTP slews smaller offsets; larger ones are steps.
 _STEP_MS = 1_000
@@ -52,7 +53,7 @@ def fold_frame(
         counters.foreign += take_inventory(cell, frame, time_ms=now.time_ms)
     if frame.events:
         counters.foreign += take_events(cell, frame, now, arrived_ms=arrived_ms)
-    # A collector that cannot reach its hypervisor reports this; its frame shows no VM.
+    # A collector that cannot reach its hypervisor reports this. Such a frame is no sample of VMs.
     is_sight = frame.node.get("hypervisor_reachable", 1.0) > 0.0
     is_report = len(frame.rows) > 0 or bool(frame.node)
     if header.role != "collector" or not (is_report and is_sight):
@@ -102,7 +103,7 @@ def _hears(cell: Cell, node: Node, frame: Frame) -> bool:
 
 
 def _part(cell: Cell, frame: Frame) -> Node:
-    """Return the node of a frame, or the part of it that this frame continues."""
+    """Return the node of a frame, or the part of the node whose rows the frame has."""
     # Node data is in the first frame. Frames with further rows of the same moment have none.
     name = frame.header.node
     key, number = name, 0
@@ -149,16 +150,18 @@ def _forget_hung_monitors(cell: Cell, node: Node) -> None:
 
 
 def _take_clock_step(cell: Cell, node: Node, frame: Frame, *, time_ms: int) -> None:
-    """Separate a step of the node's wall clock from a late frame."""
-    # Both clocks are read with the sample, so a late frame delays both. The usual lag moves with
-    # the step immediately, so that later frames are not classified as old.
+    """Record a step of the node's wall clock; a late frame is not one."""
+    # The collector reads wall clock and monotonic clock with the sample, so in a late frame both
+    # still agree. The usual lag is corrected by the step at once, so that later frames do not count
+    # as old.
     header = frame.header
     if cell.is_unsure or header.run != node.run or header.mono_ns <= node.mono_ns:
         return
     event_ms = header.event_time_ns // 1_000_000
     step_ms = event_ms - node.event_ms - (header.mono_ns - node.mono_ns) // 1_000_000
     lag_ms = time_ms - event_ms
-    # If the log clock moved the same way, the monotonic clock stood still: the node was suspended.
+    # If the log clock advanced like the wall clock, the wall clock did not step: the monotonic
+    # clock stood still, because the node was suspended.
     is_nearer = abs(lag_ms - (node.lag_ms - step_ms)) < abs(lag_ms - node.lag_ms)
     if abs(step_ms) >= _STEP_MS and is_nearer:
         node.lag_ms -= step_ms
@@ -176,9 +179,10 @@ def _gap_before(node: Node, frame: Frame, configuration: Configuration) -> Sampl
 
 
 def _first_reported(node: Node, missing: int, dt_s: float | None) -> dict[str, int]:
-    """Return sequence and time of the first sample that a frame covers."""
-    # Counters continue over a gap: a VM that has not moved since the frame before it was silent in
-    # the lost samples. Frames without samples are lost without a gap in time.
+    """Return sequence and time of the first sample that a frame covers, lost samples included."""
+    # Counters continue over a gap: a VM that has not moved since the frame before the gap was
+    # silent in the lost samples. A lost frame without a sample leaves no gap in time, so the time
+    # since the last frame limits the number of lost samples.
     lost = 0 if dt_s is None else min(missing, round(1000 * dt_s / node.interval_ms) - 1)
     if dt_s is None or lost <= 0:
         return {"sequence": node.sequence, "event_ms": node.event_ms}
@@ -187,7 +191,7 @@ def _first_reported(node: Node, missing: int, dt_s: float | None) -> dict[str, i
 
 
 def _take_lag(cell: Cell, node: Node, now: Now, *, dt_s: float | None) -> None:
-    """Update the usual lag and mark a frame that took much longer as stale."""
+    """Update the usual lag; mark the node as stale if its frame took much longer."""
     if cell.is_unsure:
         # The lag of the frame is unknown while the log's own clock is not accepted.
         return
@@ -309,7 +313,7 @@ def _take_over(
 
 
 def _disown(cell: Cell, former: Node, table: VmTable, vm: bytes) -> None:
-    """Remove a VM that another node took over from its former node."""
+    """Remove a VM from its former node, after another node took it over."""
     # A silent node may never report again, so its roster would keep the VM.
     if former.silent:
         cell.tables[former.key] = without(table, {vm})

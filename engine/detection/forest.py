@@ -1,7 +1,8 @@
 """Score surprising samples with half-space trees, one model per workload class.
 
 The models learn online, so the score only annotates alerts and never leads to an order. Every
-feature is bounded, and a score stays below its maximum, so that two strange samples differ.
+feature is bounded. The z scores approach their bounds without reaching them, so that two strange
+samples still differ.
 """
 
 from typing import Final
@@ -25,7 +26,7 @@ FEATURES: Final = (
     "z_send",
     "z_write",
 )
-# One in twenty of the samples that surprise a baseline reaches it, on simulated sites.
+# Of the samples that surprise a baseline, one in twenty reaches this score on simulated sites.
 STRANGE_SCORE: Final = 0.9
 
 
@@ -63,7 +64,7 @@ def score_gated(cell: Cell) -> None:
 
 
 def opinion(table: VmTable, index: int) -> EvidenceItem | None:
-    """Return how strange the VM's last surprise was within its class; None if not scored."""
+    """Return how strange the VM's last surprising sample was for its class; None if not scored."""
     score = table.figure("forest_score", index)
     if not score >= 0.0:
         return None

@@ -1,8 +1,8 @@
-"""Detect correlated failures: a silence that many VMs share is one incident of the shared thing.
+"""Detect correlated failures: a silence that many VMs share is one incident of what they share.
 
-92 % of sudden silences in real fleets are shared (research: fastStorage, 522 transitions). A
-common cause holds until its members move again. Until then it inhibits the verdicts on them, and
-their silence is not learned as usual.
+A shared resource is a pool, network, host or cell. 92 % of sudden silences in real fleets are
+shared (research: fastStorage, 522 transitions). A common cause lasts until its members move again.
+Until then it inhibits the verdicts on them, and their silence is not learned as usual.
 """
 
 import math
@@ -24,7 +24,7 @@ from flatline.engine.faults import Kind, of_family
 from flatline.engine.wire.alert import EvidenceItem, Resolution, Scope
 from flatline.models.kernels import screening
 
-# The kind of the stall of each scope.
+# Kind of a stall, by the scope of the shared resource.
 _KINDS: Final[Mapping[str, Kind]] = {
     scope: kind for kind in Kind if kind.fault.family == "stall" for scope in kind.fault.scopes
 }
@@ -33,7 +33,7 @@ _FELL = {"disk": screening.FELL_DISK, "tx": screening.FELL_TX, "life": screening
 _NO_SILENCE = of_family("slow", "contention")
 # Maximum number of VMs in an alert; the sentence has the count.
 _LISTED = 64
-# Specific before general, where several things explain the same VMs equally.
+# Of several resources that explain the same VMs equally well, the most specific one is chosen.
 _RANK = {"pool": 0, "network": 1, "host": 2, "cell": 3}
 
 
@@ -47,7 +47,7 @@ class Silence(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """A thing that VMs share, with the signal that its stall stops."""
+    """A shared resource whose VMs fell silent together, and the signal that stopped."""
 
     scope: Scope
     subject: str
@@ -66,7 +66,7 @@ def judge_gate(cell: Cell, now: Now) -> Iterator[Outcome]:
     while found:
         best = max(found, key=_explains)
         yield _finding(cell, best, now.configuration)
-        # The finding has opened its incident.
+        # The caller has applied the finding by now, so its incident is open.
         cause = _common_cause(cell, best, now)
         explained |= set(cause.members)
         found = list(_candidates(cell, explained, now.configuration))
@@ -77,8 +77,9 @@ def explains(
 ) -> CommonCause | None:
     """Return the common cause of a VM's silence, None where it has none.
 
-    A silence that was published before a cause began is not assigned to that cause. Nor is a
-    silence that began long after it, once the cause no longer stops most other VMs.
+    A cause does not explain a silence that was published and began more than `gate_earlier_s`
+    before the cause. Nor does it explain the silence of a VM that still worked long after the cause
+    began, if most other VMs have moved since.
     """
     for cause in cell.common_causes.values():
         if vm not in cause.members:
@@ -101,10 +102,10 @@ def explains(
 def _outlived(cell: Cell, cause: CommonCause, vm: bytes, configuration: Configuration) -> bool:
     """Return whether a VM used its disks as usual long after a cause began, and most others moved.
 
-    VMs that end their work together look stalled, and write a little at times while they rest: a
-    VM that dies beside them hours later has another cause. In a stall that lets single requests
-    through, no VM works as usual. In a stall of some requests, the VMs that fell silent stay
-    silent.
+    VMs that end their work together look like a stall, and still write a little now and then. If
+    one of them dies hours later, its silence has another cause. A real stall either lets only
+    single requests pass, so that no VM uses its disks as usual, or it blocks some requests for
+    good, so that most VMs that fell silent stay silent.
     """
     after_ms = cause.onset_ms + round(1000 * configuration.gate_outlived_s)
     located = cell.locate(vm)
@@ -134,7 +135,7 @@ def _explains(candidate: Candidate) -> tuple[float, int, int, str]:
 def _candidates(
     cell: Cell, explained: set[bytes], configuration: Configuration
 ) -> Iterator[Candidate]:
-    """Yield every thing whose VMs fell silent together."""
+    """Yield every shared resource whose VMs fell silent together."""
     seen = reporting(cell)
     for signal, scopes in SIGNALS:
         silent = _silent(cell, seen, signal, explained, configuration)
@@ -143,7 +144,8 @@ def _candidates(
         correlated = [
             scope for scope in scopes if _is_correlated(cell, scope, silent, configuration)
         ]
-        # Most windows end here: active VMs are counted only where enough of one thing fell silent.
+        # Active VMs are counted only if enough VMs of one resource fell silent. Most windows skip
+        # this step.
         active = _moving_vms(cell, seen, signal, explained) | silent.keys() if correlated else set()
         for scope in correlated:
             yield from _by_scope(cell, scope, signal, silent, active, configuration)
@@ -152,7 +154,7 @@ def _candidates(
 def _is_correlated(
     cell: Cell, scope: str, silent: dict[bytes, Silence], configuration: Configuration
 ) -> bool:
-    """Return whether enough of the silent VMs share one thing of this scope."""
+    """Return whether enough of the silent VMs share one resource of this scope."""
     counts = Counter(subject for vm in silent for subject in subjects(cell, scope, vm))
     return max(counts.values(), default=0) >= configuration.gate_members
 
@@ -179,7 +181,7 @@ def _by_scope(
         others = len(active) - len(among)
         outside = (len(silent) - len(hit)) / others if others else 0.0
         if outside > hit_share / 2:
-            # Others fell silent too, so the cause is something that both groups share.
+            # Other VMs fell silent too, so the cause is a resource that both groups share.
             continue
         if scope == "cell" and len({silence.node for silence in hit}) < 2:
             continue
@@ -206,7 +208,7 @@ def _silent(
     explained: set[bytes],
     configuration: Configuration,
 ) -> dict[bytes, Silence]:
-    """Return VMs that fell silent within the window; empty if too few for a common cause."""
+    """Return VMs that fell silent within `gate_window_s`; empty if too few for a common cause."""
     bit = _FELL[signal]
     silent: dict[bytes, Silence] = {}
     if sum(table.found[bit] for table in seen.values()) < configuration.gate_members:
@@ -270,7 +272,8 @@ def _finding(cell: Cell, cause: Candidate, configuration: Configuration) -> Find
             EvidenceItem(
                 signal=cause.signal,
                 value=float(len(cause.silent)),
-                # A float as declared: an int changes its bytes when a snapshot is restored.
+                # The field is declared as a float. After a restore, an int would be encoded as
+                # other bytes.
                 limit=max(
                     float(configuration.gate_members),
                     _needed_share(cause.scope, configuration) * cause.active,
@@ -284,13 +287,13 @@ def _finding(cell: Cell, cause: Candidate, configuration: Configuration) -> Find
 
 
 def _common_cause(cell: Cell, cause: Candidate, now: Now) -> CommonCause:
-    """Hold a common cause whose incident is open."""
+    """Store a common cause whose incident is open, and return it."""
     key = key_of(cause.scope, cause.subject)
     common_cause = cell.common_causes[key] = CommonCause(
         scope=cause.scope,
         subject=cause.subject,
         signal=cause.signal,
-        # The cause explains every VM that shares the thing, including idle ones.
+        # The cause explains every VM that shares the resource, including idle ones.
         members=_sharing(cell, cause),
         fell=tuple(silence.vm for silence in cause.silent),
         incident=cell.incidents[key].alert.id,
@@ -305,7 +308,7 @@ def _sharing(cell: Cell, cause: Candidate) -> tuple[bytes, ...]:
 
 
 def _release(cell: Cell, now: Now) -> Iterator[Outcome]:
-    """Release causes whose members move; keep the inhibition for a while, then drop it."""
+    """End causes whose members move again; their inhibition lasts for `gate_grace_s` more."""
     time_ms, configuration = now
     for key, cause in sorted(cell.common_causes.items()):
         if cause.released_ms:

@@ -75,7 +75,7 @@ def judge_vm(
 def suggested(evidence: tuple[EvidenceItem, ...], refusals: list[str]) -> Suggestion:
     """Return the allowed suggestion for a guest that the test considers dead.
 
-    Without a second witness a person must inspect it, at any score.
+    Without a second witness a person must inspect the guest, however high its score is.
     """
     if refusals:
         return "alert"
@@ -85,7 +85,7 @@ def suggested(evidence: tuple[EvidenceItem, ...], refusals: list[str]) -> Sugges
 def _reported(
     seen: Picture, others: list[EvidenceItem], cautious: list[str], configuration: Configuration
 ) -> Verdict | None:
-    """Judge a VM that reported its own panic: an order also needs silence."""
+    """Judge a VM whose panic was reported, by itself or its hypervisor; an order needs silence."""
     # A VM that its hypervisor holds as crashed has no running vCPU to reboot itself with. A VM with
     # only a report may still reboot itself, and waits as long as every other.
     silence = silence_item(seen, configuration)
@@ -115,9 +115,9 @@ def _reported(
 
 def _dead_s(seen: Picture) -> float:
     """Return the longest time in s for which a VM may have been dead."""
-    # The time starts with the last byte, or with the report of a VM that was quiet before it
-    # panicked. A VM that uses one core was not dead before its other vCPUs stood still. A VM that
-    # uses none was not dead before all of them did, if they do.
+    # The time starts with the last byte, or with the report if the VM was quiet before it panicked.
+    # A VM that uses one core cannot have died before its other vCPUs stood still. A VM that uses no
+    # core cannot have died before all its vCPUs stood still, if all do so now.
     others_s = math.inf
     if seen.shape == "one_core" and seen.others.reported != standstill.UNKNOWN:
         others_s = seen.others.run_s
@@ -137,7 +137,7 @@ def _may_reboot_itself(seen: Picture, configuration: Configuration) -> bool:
 def _dead(
     seen: Picture, others: list[EvidenceItem], cautious: list[str], configuration: Configuration
 ) -> Verdict | None:
-    """Judge a complete silence: spinning, halted, or a live guest."""
+    """Judge a complete silence: a panic with spinning or halted vCPUs, None for a live guest."""
     if seen.run_samples < 2 or seen.shape == "unknown" or signs_of_life(others):
         return None
     silence = silence_item(seen, configuration)
@@ -156,7 +156,7 @@ def _dead(
     firing = seen.run_samples >= configuration.alert_samples and seen.run_s >= configuration.alert_s
     if _is_of_job(seen, (*shown, *rest), configuration):
         return None
-    # Other witnesses raise no alert alone, but count once there is one.
+    # Other witnesses do not raise an alert by themselves, but add to the score of a raised one.
     score += sum(item.nats or 0.0 for item in rest)
     evidence = (*shown, *rest)
     refusals = [*cautious, *_refusals(seen, score, step, frozen, balloon, silence, configuration)]
@@ -178,7 +178,8 @@ def _is_of_job(
     seen: Picture, evidence: tuple[EvidenceItem, ...], configuration: Configuration
 ) -> bool:
     """Return whether signs of life in this silence invalidate activity as evidence."""
-    # True until there was no sign of life for as long as the silence had lasted before.
+    # They do until no further sign came for as long as the silence had lasted at the last sign, or
+    # for `lived_wait_s`.
     if seen.lived is None or may_be_reset(counted_witnesses(evidence)):
         return False
     ago_s = seen.lived.ago_s
@@ -188,7 +189,7 @@ def _is_of_job(
 def _awaits_report(
     seen: Picture, balloon: EvidenceItem | None, configuration: Configuration
 ) -> bool:
-    """Return whether a report of the balloon is due soon."""
+    """Return whether the next report of the balloon is due soon, so that the verdict waits."""
     if balloon is None:
         return False
     prompt = seen.balloon_period_s <= configuration.balloon_prompt_s
@@ -225,15 +226,15 @@ def _refusals(
 
 def _is_older_than_its_halt(seen: Picture, configuration: Configuration) -> bool:
     """Return whether a guest without a report was silent for long before its vCPUs stopped."""
-    # Then the silence does not explain the halt: the guest may wait at a boot prompt.
+    # If so, silence and halt have different causes: the guest may wait at a boot prompt.
     dead_s = _dead_s(seen)
     return seen.shape == "idle" and not seen.said and dead_s < configuration.dead_share * seen.run_s
 
 
 def _kernel_lives(seen: Picture) -> bool:
     """Return whether the vCPUs of a guest that uses no core still gain time."""
-    # vCPUs of a halted kernel gain none. Here the kernel serves its timers, but its processes do
-    # nothing.
+    # vCPUs of a halted kernel gain no time. If they gain some, the kernel serves its timers, while
+    # its processes do nothing.
     return seen.shape == "idle" and seen.whole.reported == standstill.MOVED
 
 

@@ -30,13 +30,13 @@ from flatline.models.kernels import baseline
 # Slow faults develop over hours (`engine.detection.slow`). An incident may change between these
 # kinds. Every other fault of the VM is a separate incident.
 SLOW_KINDS = of_family("slow")
-# Where activity is the only witness, a computing guest looks like a dead one.
+# Where activity is the only witness, a computing guest looks like a dead one (`_is_habit`).
 _DEATHS = of_family("death")
 _ALONE = frozenset({"activity"})
 
 
 def settle(cell: Cell, outcomes: Iterable[Outcome], now: Now) -> list[Alert]:
-    """Apply each outcome before the next is asked for; return the alerts to publish, in order."""
+    """Apply each outcome before requesting the next; return the alerts to publish, in order."""
     alerts: list[Alert] = []
     for outcome in outcomes:
         match outcome:
@@ -94,10 +94,11 @@ def _opened_or_continued(cell: Cell, finding: Finding, vm: Vm | None, now: Now) 
     ended: list[Alert] = []
     if known is not None and _is_other(known, finding):
         if not finding.firing:
-            # A suspicion ends nothing; if it is confirmed, its incident opens then.
+            # A suspicion does not end the slow fault. Its incident opens when it is confirmed.
             return _calm(known, now)
         if finding.position == known.alert.position:
-            # One sample showed both, so they share an id, but the time to act begins now.
+            # One sample showed both faults, so they have the same alert id. The time to act on the
+            # urgent one begins now.
             known.alert = msgspec.structs.replace(
                 known.alert, opened_ms=now.time_ms, onset_ms=finding.onset_ms
             )
@@ -122,7 +123,7 @@ def _continued(
     kind, suggestion = finding.kind.value, finding.suggestion
     if before.state == "firing" and not finding.firing:
         kind = before.kind
-        # An earlier suggestion is not kept under a veto or for another run of the VM.
+        # An earlier suggestion continues only without vetoes and in the same run of the VM.
         if not finding.vetoes and finding.instance == before.instance:
             suggestion = before.suggested_action
     changed = (state, kind, suggestion) != (before.state, before.kind, before.suggested_action)
@@ -198,7 +199,7 @@ def _is_due(incident: Incident, now: Now) -> bool:
 
 
 def _is_other(known: Incident, finding: Finding) -> bool:
-    """Return whether a slow fault is open and this finding is another fault of the VM."""
+    """Return whether a slow fault is open and this finding is a fault that is not slow."""
     is_open = known.alert.state != "resolved"
     return is_open and known.alert.kind in SLOW_KINDS and finding.kind not in SLOW_KINDS
 
@@ -217,9 +218,9 @@ def _superseded(cell: Cell, known: Incident, finding: Finding, now: Now) -> Aler
 
 
 def _settled(known: Incident, finding: Finding, now: Now) -> Finding:
-    """Return the finding with the published kind until a similar kind has lasted long enough."""
-    # Guests that use no CPU look alike: timers that are served in some is_mild distinguish them. A
-    # death with a suggestion to reboot is published immediately.
+    """Return the finding; a similar kind replaces the published one only after `hung_kind_s`."""
+    # Guests that use no CPU look alike: they differ only in timers, which some kernels still serve
+    # in some samples. A death with a suggestion to reboot is published immediately.
     alert, kind = known.alert, kind_of(known.alert.kind)
     is_alike = kind is not None and kind.fault.is_idle and finding.kind.fault.is_idle
     if kind is None or finding.kind is kind or not is_alike or finding.suggestion == "reboot":
@@ -249,7 +250,8 @@ def _returned(known: Incident, finding: Finding, now: Now) -> bool:
 
 def _is_habit(known: Incident, finding: Finding, vm: Vm | None, now: Now) -> bool:
     """Return whether a guest recently returned by itself from a similar silence."""
-    # With activity as the only witness, the next silence is reported only at twice that length.
+    # With activity as the only witness, the next silence is then reported only at twice the length
+    # of the last one, or after `lived_wait_s`.
     alert, resolution = known.alert, known.alert.resolution
     if resolution is None or resolution.verified or finding.position == alert.position:
         return False

@@ -1,4 +1,4 @@
-"""Judge each cell once per window, when all live nodes have reported or the lateness has passed."""
+"""Judge each cell once per window: all live nodes reported, or the allowed lateness is over."""
 
 from collections.abc import Callable, Iterator
 from functools import cache, partial
@@ -52,7 +52,8 @@ from flatline.models.kernels import standstill
 from flatline.models.kernels.screening import ONLY_AGGREGATES, SUSPECT
 
 _RUNNING = VM_STATES.index("running")
-# One sample may include activity from before the event.
+# Samples with activity that end an inhibition: a single one may include activity from before the
+# event.
 _LIFE_SAMPLES = 2
 # One stuck VM of fifty makes tasks of a node wait for disks for this share of the time.
 _NODE_WAITS_RATIO = 0.015
@@ -73,7 +74,7 @@ def judge(cell: Cell, now: Now) -> list[Alert]:
 
 
 def _outcomes(cell: Cell, now: Now) -> Iterator[Outcome]:
-    """Yield what each detector finds; those after it see its incidents."""
+    """Yield the outcomes of each detector; later detectors see the incidents they opened."""
     yield from check_nodes(cell, now)
     yield from check_members(cell, now)
     yield from judge_gate(cell, now)
@@ -107,7 +108,7 @@ def _judge_vms(
             if vm.node != name:
                 continue
             if not (vm.reported or table.flags[index] >> SUSPECT & 1):
-                # Watched for another reason: no fault here, but its silence may be explained.
+                # The VM is watched but not suspect. It has no fault; its silence may be explained.
                 if _is_explained(cell, node, table, index, vm, now):
                     held[uuid] = True
                 continue
@@ -163,8 +164,8 @@ def _judge_one(
     seen = picture(node, table, index, vm, configuration)
     others = witness_items(seen, configuration)
     lives = shows_life(seen, others, configuration)
-    # Work of the other vCPUs ends their standstill early. It hides how long they would have slept,
-    # so it counts only in the sample after a sign of life (half an interval allows for jitter).
+    # Work ends a standstill of the other vCPUs early and hides how long it would have lasted. So it
+    # is recorded only in the sample after a sign of life (half an interval allows for jitter).
     follows = seen.lived is not None and seen.lived.ago_s <= 1.5 * seen.dt_s
     if lives or (follows and seen.others.reported == standstill.MOVED):
         seen = note_life(node, table, index, seen, is_sign=lives)
@@ -190,7 +191,7 @@ def _judge_one(
     text = text_of(vm.uuid)
     if explained:
         incident = cell.incidents.get(key_of("vm", text))
-        # A missing VM is itself the explanation of its silence.
+        # An alert that the VM is missing stays: this is itself the explanation of the silence.
         if incident is None or incident.alert.kind == Kind.VM_SILENCE:
             return None, True
         # Slow faults continue or end as if the VM were not silent.
@@ -209,7 +210,7 @@ def _held_by_mates(
     seen: Picture,
     stopped: Callable[[], frozenset[tuple[str, str]]],
 ) -> Verdict:
-    """Return the verdict without its action while most VMs of a shared thing have just stopped."""
+    """Return the verdict without its action if most VMs of a shared resource have just stopped."""
     # A VM that its hypervisor holds as crashed is not delayed.
     if seen.crashed or verdict.suggestion not in {"reboot", "migrate"}:
         return verdict
@@ -287,7 +288,7 @@ def _follow(cell: Cell, found: set[bytes], now: Now) -> Iterator[Outcome]:
 
 
 def _goes_on(cell: Cell, key: str, alert: Alert) -> bool:
-    """Return whether the silence of an alert goes on: it would open with the same id."""
+    """Return whether an alert's silence still lasts: a new finding would have the same id."""
     if alert.scope != "vm" or is_notice(key):
         return False
     located = cell.locate(uuid_of(alert.subject))
@@ -299,7 +300,7 @@ def _goes_on(cell: Cell, key: str, alert: Alert) -> bool:
 
 
 def _believe_life(cell: Cell, vm: Vm) -> None:
-    """Let activity of a guest end holds whose closing event never arrived."""
+    """If the guest is active, end inhibitions whose closing event never arrived."""
     located = cell.locate(vm.uuid)
     if located is None or vm.gone_ms:
         return
@@ -316,7 +317,7 @@ def _believe_life(cell: Cell, vm: Vm) -> None:
 
 
 def _unwatch(cell: Cell, now: Now) -> Iterator[Outcome]:
-    """Drop what is finished: VMs long gone, expired holds, old reports."""
+    """Drop VMs that left long ago and expired inhibitions; no longer watch VMs without events."""
     time_ms, configuration = now
     old_ms = time_ms - round(configuration.resolved_kept_s * 1000)
     forgotten: list[bytes] = []

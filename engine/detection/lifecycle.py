@@ -21,9 +21,9 @@ from flatline.engine.wire.frame import Event, Frame, InventoryItem
 from flatline.engine.wire.limits import small_int
 
 _FOR_EVER = -1
-# Until the window closes: a person does not send more at a time.
+# Maximum number of subjects to forget in one window: a person does not send more at a time.
 _FORGETS_KEPT = 1_024
-# Event → the inhibition that it starts; it has no fixed duration, the opposite event ends it.
+# Event → the inhibition that it starts. It has no fixed duration; an event of `_ENDS` ends it.
 _BEGINS = {
     "paused": "paused",
     "job_started": "job_active",
@@ -60,7 +60,7 @@ def take_inventory(cell: Cell, frame: Frame, *, time_ms: int) -> int:
 
 
 def _known(cell: Cell, uuid: bytes, *, time_ms: int) -> Vm:
-    """Return a VM; one without a sample has no node and is dropped after a time."""
+    """Return a VM, new if unknown; until its first sample it has no node and may be dropped."""
     vm = cell.vms.get(uuid)
     if vm is None:
         vm = cell.vms[uuid] = Vm(uuid=uuid, node="", known_ms=time_ms)
@@ -103,7 +103,10 @@ def arrived(cell: Cell, vm: Vm, name: str, now: Now) -> None:
 
 
 def _end_inhibitions(vm: Vm, kind: str, *, time_ms: int, inhibition_ms: int) -> None:
-    """Let inhibitions that `kind` ends expire in `inhibition_ms` / 3: its effects have settled."""
+    """Let the inhibitions that event `kind` ends expire after a third of `inhibition_ms`.
+
+    The effects of the event have settled by then.
+    """
     ends = _ENDS.get(kind, ())
     for reason in ends:
         if reason in vm.inhibitions:
@@ -126,7 +129,7 @@ def _inhibition_ms(cell: Cell, vm: Vm, seconds: float, configuration: Configurat
 
 
 def take_events(cell: Cell, frame: Frame, now: Now, *, arrived_ms: int) -> int:
-    """Fold a frame's events; return how many are about VMs of other nodes, which do not count.
+    """Fold a frame's events; return how many are about VMs of other nodes and so not used.
 
     The log appended the frame at `arrived_ms`, so no event in it was later. Kinds that this release
     does not know are ignored.
@@ -167,7 +170,7 @@ def take_events(cell: Cell, frame: Frame, now: Now, *, arrived_ms: int) -> int:
 
 
 def _take_forget(cell: Cell, event: Event) -> None:
-    """Store a subject that an owner wants forgotten until the window closes."""
+    """Store, until the window closes, a subject that an owner wants forgotten."""
     scope = FORGETTABLE.get(event.detail.get("scope", ""))
     if scope is not None and len(cell.forgets) < _FORGETS_KEPT:
         cell.forgets.append((scope, event.detail.get("name", "")))
@@ -211,8 +214,8 @@ def _take_action(vm: Vm, event: Event, *, time_ms: int) -> None:
 
 def _said_ms(cell: Cell, vm: Vm, event: Event, arrived_ms: int) -> int:
     """Return the time of an event by the clock of the VM's node, at most the append time."""
-    # A later date would be after every future silence: an answer would hide each death, and a
-    # missing answer would prove each.
+    # A date in the future would be after the onset of all silences until then: an answer with this
+    # date would hide each death, and a missing answer would be evidence for each.
     home = cell.nodes.get(vm.node)
     ahead_ms = 0 if home is None else max(0, -home.lag_ms)
     return min(event.time_ns // 1_000_000, arrived_ms + ahead_ms)
@@ -222,8 +225,8 @@ def _take_sign(
     cell: Cell, vm: Vm, event: Event, node: str, event_ms: int, configuration: Configuration
 ) -> None:
     """Record an answer of a guest, or a missing one."""
-    # An answer counts from every node that `may_hear` it and revokes a missing one. A missing
-    # answer counts only from the VM's own node, and only if no later answer was recorded.
+    # An answer counts from every node that `may_hear` it, and cancels a missing answer before it. A
+    # missing answer counts only from the VM's own node, and only if no later answer was recorded.
     if event.kind == "probe_answered":
         vm.probe_answered_ms = event_ms
         vm.probe_silent_ms = 0
@@ -291,7 +294,7 @@ def _begin_boot(
     said_ms: int,
     now: Now,
 ) -> None:
-    """Begin a boot epoch, and record a reboot that was not announced."""
+    """Begin a boot epoch, and record a reboot; `check_reboots` judges it later."""
     _enter_boot(cell, vm, now)
     if event.kind != "rebooted":
         return

@@ -1,7 +1,7 @@
-"""Detect faults other than by a guest's own silence.
+"""Detect faults that do not show as a guest's own silence.
 
-Nodes that no longer report, VMs that vanish or do not answer, guests that reboot without an
-announcement, and VMs that wait for the CPU of an overloaded node.
+These are nodes that no longer report, VMs that vanish or whose monitor does not answer, guests that
+reboot without an announcement, and VMs that wait for the CPU of an overloaded node.
 """
 
 from collections.abc import Iterator
@@ -82,8 +82,8 @@ def _is_long_silent(cell: Cell, node: Node, configuration: Configuration) -> boo
 def check_members(cell: Cell, now: Now) -> Iterator[Finding]:
     """Yield nodes with several missing VMs although others still report.
 
-    A host whose monitors fail one after the other is one incident. Its members fell silent up
-    to two hours apart in recorded data.
+    A host on which the monitors of several VMs fail one after the other is one incident. In
+    recorded data these VMs fell silent up to two hours apart.
     """
     undisturbed = now.time_ms >= cell.disturbed_ms
     for name in sorted(cell.nodes):
@@ -143,7 +143,8 @@ def _silent_node(cell: Cell, node: Node) -> Finding:
 
 
 def _silent_cell(cell: Cell, silent: list[Node]) -> Finding:
-    # The last node that reported determines the sample, the same in every order of arrival.
+    # The newest sample of these nodes is the position of the alert, so that its id does not depend
+    # on the order of arrival.
     last = max(silent, key=lambda node: (node.event_ms, node.name))
     silent_s = (cell.passed_ms - max(node.seen_ms for node in silent)) / 1000
     return Finding(
@@ -164,8 +165,9 @@ def _silent_cell(cell: Cell, silent: list[Node]) -> Finding:
 def check_sight(cell: Cell, now: Now) -> None:
     """Record disturbed collectors: samples of many VMs are missing on several nodes.
 
-    Such a window may show half a sample of the other VMs, so it forbids suggestions. A node that
-    has been silent for long is reported itself and does not disturb the samples of others.
+    Samples of the other VMs may be incomplete in such a window, so it forbids suggestions. A node
+    that has been silent for long does not count: it has its own alert, and the samples of other
+    nodes are complete.
     """
     configuration = now.configuration
     unseen, total, nodes = 0, 0, 0
@@ -185,7 +187,7 @@ def check_sight(cell: Cell, now: Now) -> None:
 
 
 def check_absent(cell: Cell, vm: Vm, now: Now) -> Outcome | None:
-    """Return that a VM left its node's roster, or that its monitor is hung, without an event."""
+    """Return the outcome of a VM that left its node without an event or whose monitor hangs."""
     configuration = now.configuration
     text = text_of(vm.uuid)
     node = cell.nodes.get(vm.node)
@@ -197,7 +199,7 @@ def check_absent(cell: Cell, vm: Vm, now: Now) -> Outcome | None:
     patient_ms = max(
         configuration.vm_silence_s * 1000, configuration.vm_silence_samples * node.interval_ms
     )
-    # Another node reports its new place, and the frame of that node may be late.
+    # After a migration another node reports the VM, and the frame of that node may be late.
     patient_ms += cell.out_of_order.late_ms
     if now.time_ms - since_ms < patient_ms or now.time_ms < cell.disturbed_ms:
         return None
@@ -255,7 +257,7 @@ def check_reboots(cell: Cell, now: Now) -> Iterator[Finding]:
 
 
 def _announced(cell: Cell, vm: Vm) -> bool:
-    """Return whether a command, an action or an open incident explains the reboot."""
+    """Return whether a command, an action or a recent incident explains the reboot."""
     incident = cell.incidents.get(key_of("vm", text_of(vm.uuid)))
     if incident is not None and vm.rebooted_ms - news_ms(incident) < 600_000:
         return True
@@ -329,7 +331,7 @@ def _calmest(cell: Cell, node: Node, configuration: Configuration) -> Node | Non
 
 
 def _sufferer(cell: Cell, node: Node, table: VmTable, configuration: Configuration) -> int | None:
-    """Return the row of the VM with an open contention alert, else of that which waits most."""
+    """Return the row of the VM with an open contention alert, else of the VM that waits most."""
     share = table.row("contention")[: len(table)]
     delay = table.row("delay")[: len(table)]
     suffers = (share >= configuration.contention_share) & (delay >= configuration.contention_cores)

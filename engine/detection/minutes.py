@@ -15,15 +15,16 @@ from flatline.engine.detection.coverage import coverage
 from flatline.engine.detection.vm_table import MINUTE, VmTable
 from flatline.engine.wire.score import CLASS_EDGES, CLASSES, FEATURES, NodeMinute, Scores
 
-# A VM takes 64 bytes and the name of its group. This many with names of 150 bytes stay below the
-# limit of a record (`envelope.MAX_RECORD_BYTES`).
+# Maximum number of VMs in one record. A VM takes 64 bytes and the name of its group: with names of
+# 150 bytes, a record stays below `envelope.MAX_RECORD_BYTES`.
 PART_VMS: Final = 4096
 
 
 def close_minute(cell: Cell, configuration: Configuration) -> list[Scores]:
-    """Return the minute that the last window ended and begin the next; empty while it lasts.
+    """Return the scores of the minute that the last window ended; empty while it lasts.
 
-    A minute of many VMs is split into several records, each with up to `PART_VMS` VMs.
+    The call then begins the next minute. A minute of many VMs is split into several records, each
+    with up to `PART_VMS` VMs.
     """
     begins_ms = cell.closed_ms - cell.closed_ms % round(configuration.minute_s * 1000)
     closed = cell.counts.minute_ms
@@ -82,7 +83,7 @@ def _forget_unseen(cell: Cell, *, since_ms: int) -> None:
 
 
 def _shared_out(names: list[str], sizes: list[int]) -> list[list[str]]:
-    """Group neighbouring nodes up to `PART_VMS` VMs; a larger node is alone."""
+    """Group successive nodes into parts of up to `PART_VMS` VMs; a larger node is its own part."""
     parts: list[list[str]] = [[]]
     vms = 0
     for name, size in zip(names, sizes, strict=True):
@@ -107,7 +108,7 @@ def _values(cell: Cell, part: list[str]) -> bytes:
 
 
 def _counts(names: Iterable[tuple[str, ...]]) -> dict[str, int]:
-    """Return the count of each name, sorted: a restored cell has another order."""
+    """Return the count of each name, sorted, because a restored cell has another order of VMs."""
     return dict(sorted(Counter(chain.from_iterable(names)).items()))
 
 

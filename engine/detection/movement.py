@@ -1,4 +1,4 @@
-"""Determine which VMs move data now, by signal, and the things that they share."""
+"""Determine which VMs move data now, by signal, and which resources they share."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,7 +8,7 @@ from flatline.engine.detection.rates import MEANT_TO_RUN
 from flatline.engine.detection.vm_table import VmTable
 from flatline.models.kernels import baseline
 
-# Signals in which the stall of each kind of thing is visible.
+# Signals, each with the scopes of the shared resources whose stall stops it.
 SIGNALS = (("disk", ("pool",)), ("tx", ("network",)), ("life", ("host", "cell")))
 SHARES = {"disk": "disk_share", "tx": "tx_share", "life": "life_share"}
 # Rates that the newest sample must have for each signal.
@@ -19,7 +19,7 @@ _COUNTED = {
 
 
 def subjects(cell: Cell, scope: str, vm: bytes) -> tuple[str, ...]:
-    """Return the things of one scope that a VM of the cell uses."""
+    """Return the shared resources of one scope that a VM of the cell uses."""
     known = cell.vms[vm]
     if scope == "pool":
         return known.pools
@@ -40,14 +40,17 @@ def reporting(cell: Cell) -> dict[str, VmTable]:
 def meant_to_run(table: VmTable) -> NDArray[np.bool_]:
     """Return, per row in use, whether its guest is meant to run.
 
-    The last sample of a guest that its owner paused stays unchanged and is not current.
+    The stored sample of a guest that its owner paused no longer changes, so it is not current.
     """
     runs: NDArray[np.bool_] = MEANT_TO_RUN[table.numbers("state")[: len(table)]]
     return runs
 
 
 def _is_reported(table: VmTable, signal: str) -> NDArray[np.bool_]:
-    """Return, per row in use, whether the newest sample has a signal; a hung monitor has none."""
+    """Return, per row in use, whether the newest sample has the values of a signal.
+
+    The sample of a VM whose monitor hangs has no values.
+    """
     size = len(table)
     reported: NDArray[np.bool_] = np.ones(size, np.bool_)
     for name, rows in _COUNTED.items():
@@ -59,7 +62,7 @@ def _is_reported(table: VmTable, signal: str) -> NDArray[np.bool_]:
 
 
 def moving(table: VmTable, node: Node, signal: str, *, samples: int = 2) -> NDArray[np.bool_]:
-    """Return, per row in use, whether it usually moves and did in the newest `samples`."""
+    """Return, per row in use, whether it usually moves and did in one of the newest `samples`."""
     size, is_reported = len(table), _is_reported(table, signal)
     often = (table.row(SHARES[signal])[:size] >= 0.5) & meant_to_run(table) & is_reported
     if signal == "tx":

@@ -1,7 +1,7 @@
 """Publish notices to people about the data itself, not about a guest; they lead to no action.
 
-A notice is an incident separate from that of its subject. It ends by itself after a time without
-a new cause, `Fault.calm_s` of its kind.
+A notice is a separate incident, beside the one that its subject may have. It ends by itself after
+`Fault.calm_s` of its kind without a new cause.
 """
 
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
 """What detection found in a window, as values: a fault, its end, or what explains it.
 
-Detectors yield outcomes. `engine.detection.incidents` applies each of them at once, so that the
-detectors after it see the incident as it is then.
+Detectors yield outcomes. `engine.detection.incidents` applies each outcome before the next one is
+determined, so that later detectors see its effect on the incident.
 """
 
 from typing import NamedTuple
@@ -45,7 +45,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     history_s: float | None = None
     cpu_shape: CpuShape = "unknown"
     incident: str | None = None
-    # Key in the cell of a notice, which is not the only incident of its subject.
+    # For a notice: its key in the cell, since its subject may have another incident. Empty for all
+    # other findings.
     key: str = ""
 
     def place(self) -> str:
@@ -104,7 +105,7 @@ def uuid_of(text: str) -> bytes:
 
 
 def key_of(scope: str, subject: str) -> str:
-    """Return the key in a cell of the one open incident of a subject."""
+    """Return the key in a cell of a subject's incident; notices have keys of their own."""
     return f"{scope}/{subject}"
 
 

@@ -21,15 +21,15 @@ from flatline.engine.wire.frame import Event, InventoryItem
 from flatline.engine.wire.metrics import VM_STATES
 
 _RUNNING: Final = VM_STATES.index("running")
-# Number of other nodes whose reports on a VM are stored: more is no migration.
+# Number of other nodes whose reports on a VM are stored: a migration involves fewer.
 _OFFERS_KEPT: Final = 4
 # At the end of a live migration both nodes may show it running for one sample, not longer.
 _TWICE_S: Final = 60.0
 _TWICE_INTERVALS: Final = 3
 # Longest time from the sample that showed a step until its window closes.
 _STEP_NOTICE_MS: Final = 60_000
-# Orders accept clocks that differ by this much (`CLOCK_SLACK_MS`), so a smaller step is harmless;
-# recorded rows are dated to the second.
+# Smallest step that is reported. Orders accept clocks that differ by this much (`CLOCK_SLACK_MS`).
+# Recorded rows have times in whole seconds, so smaller steps may be rounding.
 _STEP_REPORTED_MS: Final = 5_000
 _ARRIVALS: Final = frozenset({"started", "migrated_in"})
 
@@ -53,7 +53,7 @@ def may_mark(cell: Cell, vm: Vm, name: str) -> bool:
 def may_hear(cell: Cell, vm: Vm, name: str, *, time_ms: int) -> bool:
     """Return whether a node's agent may have received an answer of a guest.
 
-    The VM runs there, a roster of the node lists it, or it is moving away from there.
+    The VM runs on this node, a roster of the node lists it, or it is moving away from the node.
     """
     home = cell.nodes.get(vm.node)
     moves = vm.gone_ms > 0 or vm.left_by_command or "migration" in vm.inhibited_by(time_ms)
@@ -77,7 +77,7 @@ def remember_item(vm: Vm, name: str, item: InventoryItem) -> None:
 
 
 def _some(devices: dict[str, str]) -> dict[str, str]:
-    """Return as many devices as a VM may have places."""
+    """Return the first `MAX_PLACES_OF_VM` devices."""
     return dict(islice(devices.items(), MAX_PLACES_OF_VM))
 
 
@@ -91,7 +91,7 @@ def remember_event(vm: Vm, name: str, event: Event) -> None:
 def moves_to(cell: Cell, vm: Vm, node: Node, *, here: bool) -> bool:
     """Return whether a node that lists a VM of another node takes it over now.
 
-    `here` states whether the VM runs there by this sample.
+    `here` states whether this sample of the node shows the VM as running.
     """
     located = cell.locate(vm.uuid)
     if located is None:
@@ -138,7 +138,7 @@ def _has_stepped(node: Node, *, time_ms: int) -> bool:
 
 
 def _runs_there(cell: Cell, vm: Vm) -> bool:
-    """Return whether the other node still shows a VM running that its own node runs."""
+    """Return whether the other node (`vm.twice`) still shows a VM as running."""
     other, table = cell.nodes.get(vm.twice), cell.tables.get(vm.twice)
     if other is None or table is None or other.silent or vm.uuid not in table.foreign:
         return False

@@ -1,4 +1,4 @@
-"""Fold the records of one partition into a value, without log, loop or clock.
+"""Fold the records of one partition into state, without I/O, event loop or wall clock.
 
 The same records give the same alerts and the same digest, independent of their transport.
 """
@@ -72,8 +72,8 @@ class Partition:
     open_frame
         Decodes the frame of a record or rejects it; a role sets one that verifies the writer.
     next_offset
-        Offset of the first record that has not been folded; it and `lost` describe the log, not
-        the records.
+        Offset of the first record that has not been folded. It and `lost` depend on the log, not
+        on the contents of its records, so the digest omits both.
     lost
         Number of records that the log dropped before they were read, since this value was made.
     cells, sources, counters
@@ -104,11 +104,11 @@ class Partition:
         self.forgot_ms = 0
         # Sources with waiting frames: few, and visited with every record.
         self.queued: set[str] = set()
-        # Derived from `queued`.
+        # Total size of the frames that wait; derived from `queued`.
         self.waiting_bytes = 0
         # Cells that folded or queued a frame with this record: only they can have become due by it.
         self._touched: set[str] = set()
-        # Culprits that are skipped for this record.
+        # Culprits of `FoldFailed` that are set aside for this record.
         self._given_up: set[str] = set()
 
     def waiting(self) -> int:
@@ -205,7 +205,7 @@ class Partition:
         return self._step_back(-jump_ms) if jump_ms < 0 else []
 
     def _step_back(self, by_ms: int) -> list[Output]:
-        """Give up an accepted time that the log no longer shows, and report this."""
+        """Set the state back to the accepted time, which went back by `by_ms`, and report this."""
         from_ms = self.time_ms + by_ms
         self.forgot_ms = min(self.forgot_ms, self.time_ms)
         for source in self.sources.values():
@@ -258,7 +258,8 @@ class Partition:
 
         def is_early_now(waiting: Waiting) -> bool:
             cell = self.cells.get(name)
-            # A node without a sample for the open window may be the last that the window awaited.
+            # If this node has no sample for the open window, and the window awaited only this node,
+            # the window can close now.
             self._touched.add(name)
             return cell is not None and is_early(
                 cell, node, waiting.sample, self._now(), since_ms=waiting.time_ms
@@ -280,7 +281,7 @@ class Partition:
                 return outputs
 
     def _release(self, key: str, record: Record) -> tuple[int, list[Output]]:
-        """Fold the due frames of one source; return their number."""
+        """Fold the due frames of one source; return their number and the resulting records."""
         source, folded = self.sources[key], 0
         said: list[Output] = []
         before = self.counters.missing
@@ -329,12 +330,12 @@ class Partition:
             raise FoldFailed(culprit, error) from error
 
     def _refuse(self, value: bytes, record: Record, rejection: RecordRejected) -> list[Output]:
-        """Publish a value that is not folded to `rejected`, with its reason."""
+        """Publish a refused value, with the reason, to the topic of rejected records."""
         self.counters.rejected += 1
         return [_rejected(value, record, rejection)]
 
     def _set_aside(self, frame: Frame | None, value: bytes, record: Record) -> list[Output]:
-        """Publish a value that cannot be folded to `rejected` and report it; None is unreadable."""
+        """Reject a value that could not be folded; report it, unless `frame` is None."""
         self.counters.rejected += 1
         self.counters.poison += 1
         if frame is None:
@@ -405,7 +406,7 @@ class Partition:
             except Exception as error:
                 if culprit not in self._given_up:
                     raise FoldFailed(culprit, error) from error
-                # The whole cell is dropped, because the error may have left it half changed.
+                # All state of the cell is dropped, because the error may have left it half changed.
                 outputs += self._begin_anew(cell)
         return outputs
 
@@ -420,8 +421,8 @@ class Partition:
 
     def _closed_minute(self, cell: Cell) -> list[Output]:
         """Return the summary of the minute that the cell's last window ended, if one did."""
-        # Its alerts must not wait for the summary, so that comes with the next record, before the
-        # cell takes another sample.
+        # The alerts of the window must not wait for the summary. So the summary is made with the
+        # next record, before the cell takes another sample.
         return [
             Output(topics.SCORES.name, cell.name.encode(), encode_scores(scores), scores=scores)
             for scores in close_minute(cell, self.configuration)
@@ -453,7 +454,7 @@ class Partition:
         return Now(self.time_ms, self.configuration)
 
     def _settled(self, cell: Cell, outcomes: Iterable[Outcome]) -> list[Output]:
-        """Return the alerts of outcomes beside those of a window."""
+        """Apply outcomes that are not of a window; return their alerts as records."""
         return [_alert_output(cell, alert) for alert in settle(cell, outcomes, self._now())]
 
     def _new_cell(self, name: str, *, site: str, zone: str) -> Cell:
@@ -464,7 +465,7 @@ class Partition:
         return cell
 
     def _ahead(self, cell: Cell) -> dict[str, list[bytes]]:
-        """Return the waiting samples by node: they may end what is judged now."""
+        """Return the waiting samples by node: they may show that a silence judged now has ended."""
         waiting: dict[str, list[bytes]] = {}
         for key in sorted(self.queued):
             name, node = key.split("\x00")[:2]

@@ -28,7 +28,8 @@ from flatline.models.kernels import (
 from flatline.models.kernels.aggregates_layout import LEVEL_EDGES
 from flatline.models.kernels.state_update import Pace
 
-# Rows of the values of `models.kernels.ingest` in a frame, and in the rows' integers.
+# For each value that `models.kernels.ingest` reads: its row in the frame, and its row in
+# `VmTable.integers`, -1 for none.
 _INDICES: Final = np.array(
     [
         (INTEGER_ROW[metric], I.get(number, -1))
@@ -51,7 +52,7 @@ _INDICES: Final = np.array(
 )
 _KVM: Final = np.array([INTEGER_ROW[metric.name] for metric in KVM_COUNTERS])
 _NOTHING_MISSING: Final = np.zeros((0, 0), np.bool_)
-# A counter error is not a sign of life.
+# A faster rate is a counter error and no sign of life.
 _IMPOSSIBLE_BYTES_PER_S: Final = np.float32(IMPOSSIBLE_PER_S)
 # By state, whether a guest is meant to run; the last entry is for an unknown state (-1).
 MEANT_TO_RUN: Final = np.array(
@@ -59,11 +60,12 @@ MEANT_TO_RUN: Final = np.array(
 )
 SHARE_TAU_S: Final = 60.0
 _DAY_S: Final = 86_400.0
-# A silence worth more than this may be a fault: activity in it is not learned as usual.
+# A silence of more nats may be a fault, so the CPU levels in it are not learned as usual.
 _HABIT_NATS: Final = 2.0
-# Counts of a VM's CPU levels are halved at a day of 1 s samples, so that they can adapt.
+# Counts of a VM's CPU levels are halved when they sum up to a day of 1 s samples, so that they
+# can adapt.
 _LEVELS_FULL: Final = 86_400.0
-# As arrays: Numba takes a tuple field by field.
+# Arrays rather than tuples, because Numba converts a tuple field by field at each call.
 _FIGURES: Final = np.array([F[name] for name in state_update.Figures._fields])
 _NUMBERS: Final = np.array([I[name] for name in state_update.Numbers._fields])
 
@@ -140,7 +142,7 @@ def _take_device_sets(table: VmTable, rows: VmRows) -> None:
     before = table.integers[I["device_set"], :size]
     other = (now >= 0) & (before >= 0) & (now != before)
     if other.any():
-        # The CPU time, the first of them, is not summed over devices.
+        # Row 0 is the CPU time, which is not a sum over devices.
         table.previous[1:4, np.flatnonzero(other)] = baseline.NO_PREVIOUS
     before[now >= 0] = now[now >= 0]
 
@@ -204,7 +206,7 @@ def _fold_standstill(
 ) -> None:
     """Detect which vCPUs stood still, and learn for how long; missing is unknown."""
     if rows.vcpus is None and not len(table.vcpu_times) and not _reports_kvm(rows):
-        # Recorded fleets have neither, and the cost of their replay is limited.
+        # Recorded fleets have neither vCPU times nor KVM counts; skipping them shortens a replay.
         table.stills[...] = standstill.UNKNOWN
         return
     step = np.float32(step_s)

@@ -1,4 +1,4 @@
-"""End incidents: verified after an action, by themselves, or explained later."""
+"""End incidents of VMs: verified after an action, or because the VM recovered by itself."""
 
 import math
 from typing import Final, NamedTuple, assert_never
@@ -14,9 +14,10 @@ from flatline.engine.faults import Kind, Recovery, kind_of
 from flatline.engine.wire.alert import Resolution
 from flatline.models.kernels import trends
 
-# The node's frame carries the event, another frame the agent's action: either may be first.
+# The collector reports the boot and the agent reports the action, in separate frames: either may
+# be first.
 _BOOT_SLACK_MS = 30_000
-# These become unknown without samples: a VM paused for days shows nothing.
+# Recoveries seen in slow trends. They become unknown without samples, as in a VM paused for days.
 _TRENDS: Final[frozenset[Recovery]] = frozenset({"memory", "cores", "signal"})
 _UNSEEN: Final = "no sample was received for an hour, so it is unknown whether the fault continues"
 
@@ -34,7 +35,7 @@ class _Examined(NamedTuple):
 
     @property
     def recovery(self) -> Recovery:
-        """How the end is seen; a kind of another release ends when its guest moves."""
+        """How the end of the fault is seen; for an unknown kind, by activity of the guest."""
         return "moves" if self.kind is None else self.kind.fault.recovery
 
     def shown(self, name: str) -> float:
@@ -136,7 +137,8 @@ def _moves(checked: _Examined, configuration: Configuration) -> bool:
     seen = checked.seen
     patient_s = max(configuration.clear_s, 3 * seen.dt_s)
     if seen.run_samples > 0:
-        # After it moved again, a short silence or one with signs of life is no relapse.
+        # A silence with signs of life is no fault. A short silence after the VM moved again is no
+        # relapse.
         signs = signs_of_life(witness_items(seen, configuration))
         lives = bool(signs) or seen.lived is not None
         return lives or (checked.incident.well_ms > 0 and seen.run_s <= patient_s)
@@ -153,7 +155,7 @@ def _released_cores(checked: _Examined) -> bool:
 
 
 def _explains(incident: Incident, vm: Vm, node: str) -> bool:
-    """Return whether the recorded action can have repaired the VM: a boot, or another node."""
+    """Return whether the recorded action can have repaired the VM: it booted or moved."""
     action = incident.reported_action
     if action is None:
         return False

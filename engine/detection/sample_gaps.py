@@ -63,7 +63,7 @@ def _reported(cell: Cell, node: Node, gap: SampleGap) -> Iterator[Outcome]:
     yield silence_of(
         cell, node, position=gap.position, onset_ms=gap.event_ms, silent_s=gap.lasted_s
     )
-    # The finding has opened it.
+    # The caller has applied the finding by now, so its incident is in the cell.
     yield returned(node, cell.incidents[key])
 
 
@@ -79,5 +79,6 @@ def _was_silent(node: Node, configuration: Configuration) -> bool:
         return False
     interval_s = node.interval_ms / 1000
     least_s = max(configuration.node_alert_s, configuration.node_silent_intervals * interval_s)
-    # The next sample and its window may come this long after the report would have been published.
+    # Half an interval more: a silence that ends sooner might not have been reported in time either,
+    # because it is reported when a window closes.
     return node.gap.lasted_s >= least_s + 0.5 * interval_s

@@ -19,7 +19,7 @@ from flatline.engine.faults import Kind
 from flatline.engine.wire.alert import EvidenceItem, Suggestion
 from flatline.models.kernels import screening, trends
 
-# An event this soon after an incident belongs to it.
+# A boot this soon after an incident or an action belongs to it.
 _AFTER_MS = 3_600_000
 
 
@@ -61,7 +61,7 @@ def judge_trends(cell: Cell, found: set[bytes], now: Now) -> Iterator[Finding]:
 
 
 def _is_excused(cell: Cell, vm: Vm, table: VmTable, index: int, now: Now) -> bool:
-    """Return whether another reason explains it, or an incident of another kind is open."""
+    """Return whether the sign has another explanation, or an incident that is not slow is open."""
     if vm.inhibited_by(now.time_ms):
         return True
     incident = cell.incidents.get(key_of("vm", text_of(vm.uuid)))
@@ -88,7 +88,7 @@ def _finding(
     evidence: EvidenceItem,
     suggestion: Suggestion | None = None,
 ) -> Finding:
-    """Return the finding of a kind, with the suggestion of its row unless another is given."""
+    """Return the finding of a kind; without `suggestion` it has that of the kind."""
     text = text_of(one.vm.uuid)
     name = sentences.name_of(one.vm, text)
     return Finding(
@@ -171,7 +171,7 @@ def _flood(one: _Suspect) -> Finding:
     )
 
 
-# What finds a fault of a VM with a flag; of several flags the first here counts.
+# Function that examines a VM, by its screening flag. Of several flags, the first one here counts.
 _FINDERS: Final[Mapping[int, Callable[[_Suspect], Finding | None]]] = {
     screening.LEAK: _leak,
     screening.FLOOD: _flood,

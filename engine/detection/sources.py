@@ -1,7 +1,7 @@
 """Order frames by the sequence of their source, not by arrival.
 
-A source is (node, role, run). Every received frame ends in exactly one counter, so that
-in = processed + duplicate + late + rejected + shed + waiting at any moment.
+A source is one run of one role on one node. Every received frame waits or is counted in exactly
+one counter: received = processed + duplicate + late + rejected + shed + waiting at any moment.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,10 +15,11 @@ from flatline.engine.wire.frame import Frame
 from flatline.engine.wire.limits import MAX_COUNT
 from flatline.engine.wire.runs import REPLAYED_MS, is_replayed
 
-# Frame 0 of a run may arrive after another one of its first frames.
+# If the first frame received of a run has at most this sequence, the frames before it are awaited
+# too: frame 0 may arrive later than others.
 _EARLY_SEQUENCE = 16
 _SKIPPED_KEPT = 256
-# With a sample per second, more than ten days of one run that no reader received.
+# Longest gap in a sequence. With a sample each second, it is more than ten days of lost frames.
 _MOST_MISSING = 1_000_000
 # An unknown writer is accepted with frames up to a day old: no collector buffers for longer.
 _OLDEST_MS = 86_400_000
@@ -31,10 +32,11 @@ OWNER_FRESH_MS = 300_000
 class Counters(msgspec.Struct):
     """Counts of the records of one partition by outcome.
 
-    `missing` are numbered frames that had not arrived when their gap was given up. One that still
-    arrives is `late`. `poison` are those of `rejected` that could not be folded, and cells that
-    restarted empty. `foreign` are rows, events and items of VMs that another node runs, `rival`
-    frames of a second collector of a node: neither is used.
+    `missing` counts frames that had not arrived when the gap in their sequence was given up. Such a
+    frame counts as `late` if it arrives afterwards. `poison` counts the rejected records whose
+    folding failed, and the cells that were reset after an error. `foreign` counts unused rows,
+    events and items of VMs that another node runs, `rival` unused frames of a node's second
+    collector.
     """
 
     received: int = 0
@@ -111,7 +113,7 @@ def sample_of(frame: Frame) -> Sample:
 
 
 def stale_command(frame: Frame, *, appended_ms: int) -> RecordRejected | None:
-    """Return why an owner's command is not current, None for all other frames.
+    """Return why an owner's command is not current; None if it is, and for all other frames.
 
     `appended_ms` is the append time of its record, independent of the accepted log clock.
     """
@@ -137,16 +139,16 @@ def refusal_of(
 ) -> RecordRejected | None:
     """Return why a frame must not enter its source, None if it may.
 
-    `marks` has the time of the last received frame of each writer, by its node's clock. They
-    outlive runs: a reader of the log can write frames of an ended run again, and their MAC is
-    valid.
+    `marks` has the time of the last received frame of each writer, by its node's clock. These times
+    are kept after a run is dropped, because anyone who can read the log can write frames of an
+    ended run again, and their MAC is still valid.
     """
     key, header = source_key(frame), frame.header
     source = sources.get(key)
     if source is not None:
         if header.sequence - source.following <= _MOST_MISSING:
             return None
-        # Once such a gap is given up, all later frames would count as repeats.
+        # If such a gap were given up, all frames with a smaller sequence would count as repeats.
         detail = f"sequence {header.sequence} after {source.following - 1} of the same run"
         return RecordRejected("bad_value", detail)
     event_ms = header.event_time_ns // 1_000_000
@@ -179,7 +181,7 @@ def note_mark(marks: dict[str, int], key: str, source: Source) -> None:
 
 
 def out_of_order_ms(source: Source, arrival: Arrival) -> int:
-    """Return by how many ms a frame came after the first later one, 0 if it came in order."""
+    """Return how many ms a frame came after the first of higher sequence, 0 if in order."""
     sequence = arrival.frame.header.sequence
     # Frames that owners and agents send again do not measure the delay of samples.
     if sequence < source.following or not sample_of(arrival.frame).mono_ns:
@@ -198,7 +200,7 @@ def order(
     """Return whether a frame is to be folded now, as the next one of its source.
 
     A frame ahead of its sequence, or a next one that `waits` classifies as early, is stored. A
-    repeated one counts as `duplicate`, one whose gap was given up as `late`.
+    repeated frame counts as `duplicate`, a frame whose gap was given up as `late`.
     """
     key = source_key(arrival.frame)
     sequence = arrival.frame.header.sequence
@@ -259,7 +261,8 @@ def release(
         is_early = is_next and not too_many and waits is not None and waits(first)
         if is_early or not (is_next or overdue):
             break
-        # An invalid sequence makes a gap of any size; a snapshot stores 64 bits.
+        # An invalid sequence makes a gap of any size, so the count is limited to what a snapshot
+        # stores, 64 bits.
         counters.missing = min(
             MAX_COUNT, counters.missing + max(0, first.sequence - source.following)
         )
@@ -280,7 +283,7 @@ def forget_ended(
 ) -> None:
     """Drop runs that a later run of the same writer followed, once no repeat can arrive.
 
-    Their later frames are rejected as replays by time, which `marks` hold.
+    Frames of a dropped run that still arrive are rejected as replayed, by the times in `marks`.
 
     The latest run is kept however long it is quiet. An agent may send nothing for months, and
     without the run's sequence its next frame would wait for frames folded long ago.

@@ -8,7 +8,7 @@ from flatline.engine.wire.alert import Alert
 
 
 def step_back(cell: Cell, *, from_ms: int, to_ms: int) -> None:
-    """Move recorded times to `to_ms` at the latest; durations keep their remaining time."""
+    """Limit past times to `to_ms`; a time in the future keeps its distance from the present."""
 
     def ends(until_ms: int) -> int:
         left_ms = until_ms - from_ms

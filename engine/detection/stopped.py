@@ -1,6 +1,7 @@
-"""Detect that most VMs of a shared thing have just stopped, before it counts as a stall.
+"""Detect that most VMs of a shared resource have just stopped, before this counts as a stall.
 
-A stall is detected after some samples. Until then no order is given for a VM that shares the thing.
+A shared resource is a pool, network, host or cell. A stall is detected after some samples. Until
+then no order is given for a VM that uses the resource.
 """
 
 from collections import Counter, defaultdict
@@ -16,12 +17,13 @@ from flatline.engine.detection.vm_table import VmTable
 
 
 def stopped_just_now(cell: Cell, configuration: Configuration) -> frozenset[tuple[str, str]]:
-    """Return the things (scope, name) most of whose VMs moved nothing in the newest sample.
+    """Return the shared resources (scope, name) of which most VMs moved nothing in the last sample.
 
-    A stall is detected after some samples. Until then it holds back the first bytes of a guest that
-    returns from a crash. VMs that stopped earlier count neither as active nor as stopped.
+    Before a stall is detected, it delays the first bytes of a guest that returns from a crash, so
+    that the guest looks dead. VMs that stopped earlier count neither as active nor as stopped.
     """
-    # A share is at most 1, so fewer resting VMs than this are not most of any thing.
+    # A VM adds at most 1 to the expected number, so with fewer resting VMs than this no resource
+    # can have stopped.
     few = (1.0 - configuration.stopped_ratio) * configuration.gate_members
     seen = reporting(cell)
     expected: defaultdict[tuple[str, str], float] = defaultdict(float)
@@ -64,9 +66,10 @@ def _sums(
     shares: NDArray[np.float64],
     moves: NDArray[np.bool_],
 ) -> Iterator[tuple[tuple[str, str], float, int]]:
-    """Yield things with the expected and the observed number of moving VMs, by node, else by VM.
+    """Yield shared resources with their expected and observed number of moving VMs.
 
-    All VMs of a node share the node and its cell. A loop over the VMs of a large cell is slow.
+    For hosts and cells one item covers all VMs of the node, because a loop over the VMs of a large
+    cell is slow. For pools and networks there is one item per VM.
     """
     if "host" in scopes:
         for thing in (("host", node.name), ("cell", cell.name)):
@@ -83,7 +86,7 @@ def _sums(
 
 
 def shares_with(cell: Cell, vm: bytes, things: frozenset[tuple[str, str]]) -> str | None:
-    """Return the first of `things` that a VM uses, as a veto names it; None if it uses none."""
+    """Return the first of these resources that a VM uses, as text for a veto; None for none."""
     for _, scopes in SIGNALS if things else ():
         for scope in scopes:
             for subject in subjects(cell, scope, vm):

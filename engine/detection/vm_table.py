@@ -3,8 +3,8 @@
 Each kernel has an array of its own in which a field is contiguous (`models.kernels.blocks`); one
 structured array would interleave the fields of a VM.
 
-With an unchanged roster the columns of a frame are copied directly. Another roster copies each
-row, with its learned state, to its new place or to another node.
+While the roster is unchanged, the columns of a frame are copied directly. When it changes, each row
+is copied with its learned state to its new position, or to the table of another node.
 """
 
 from collections.abc import Collection, Mapping
@@ -93,7 +93,7 @@ INTEGERS: Final = (
 F: Final = {name: row for row, name in enumerate(FLOATS)}
 I: Final = {name: row for row, name in enumerate(INTEGERS)}  # noqa: E741 - reads as F does
 
-# Sums of a minute. `MINUTE_ROWS` are their rows in `baseline.OUT`.
+# Values that are summed up over each minute. `MINUTE_ROWS` are their rows in `baseline.OUT`.
 MINUTE: Final = (
     "cpu_cores",
     "cpu_cores_expected",
@@ -118,7 +118,8 @@ class VmTable:
     levels
         Shape (aggregates_layout.LEVELS, rows): number of samples with the CPU in each band.
     counted, life, disk
-        Kernel results of the last sample: rows as `baseline.OUT`, `silence_model.OUT`.
+        Kernel results of the last sample. Rows of `counted` are as `baseline.OUT`, rows of `life`
+        (silence of all signals) and `disk` (silence of the disks) as `silence_model.OUT`.
     vitals, recent, signs
         State, windows and last results of `models.kernels.aggregates`, one VM after the other.
     others_gaps, whole_gaps, exit_gaps
@@ -127,15 +128,17 @@ class VmTable:
     others, whole, exits
         Results of these models for the last sample: rows as `silence_model.OUT`.
     stills
-        Shape (3, rows), int8: whether the others, all of them and the interrupts stood still in
-        the last sample, as `standstill.STILL`.
+        Shape (3, rows), int8: whether all vCPUs but the busiest, all vCPUs, and the interrupts
+        stood still in the last sample: `standstill.STILL`, `MOVED` or `UNKNOWN`.
     vcpu_counts, vcpu_times
         Number of vCPU times last reported for each row, and these times, one row after the
         other.
     kvm
-        Shape (2, rows): injected interrupts and exits for I/O, `standstill.NO_TIME` unknown.
+        Shape (2, rows): last counts of injected interrupts and of exits for I/O,
+        `standstill.NO_TIME` if unknown.
     trends, means, hours, shows
-        The same of `models.kernels.trends`, hours by `models.kernels.hours`.
+        State, means and last results (`shows`) of `models.kernels.trends`, and the state `hours` of
+        `models.kernels.hours`, one VM after the other.
     foreign
         VMs of this roster that still belong to another node.
     hold
@@ -266,7 +269,7 @@ class VmTable:
     def adopt(self, position: int, source: "VmTable", index: int) -> None:
         """Take over a VM from another node: the guest continues, but its counters restart.
 
-        Therefore its next instance is not a boot.
+        The next change of its instance is therefore not a boot.
         """
         at = np.array([position], np.intp)
         self.take(at, source, np.array([index], np.intp))
@@ -305,16 +308,7 @@ class VmTable:
         self.integers[I["disk_samples"], rows] = 0
         self.integers[I["vcpu_mover"], rows] = standstill.NO_MOVER
         self.stills[:, rows] = standstill.UNKNOWN
-        for name in (
-            "run",
-            "run_s",
-            "held",
-            "shared",
-            "suspected",
-            "disk_run",
-            "disk_run_s",
-            "disk_hung",
-        ):
+        for name in _OF_RUN:
             self.vitals[rows, aggregates_layout.FIELD[name]] = 0.0
         self.signs[rows] = 0.0
 
@@ -324,7 +318,7 @@ class VmTable:
 
     @classmethod
     def from_arrays(cls, roster: bytes, arrays: Mapping[str, NDArray[np.generic]]) -> "VmTable":
-        """Return the rows that `to_arrays` came from, able to continue bit for bit.
+        """Return the table that `to_arrays` stored, able to continue bit for bit.
 
         Arrays that an earlier release did not store begin empty.
 
@@ -350,12 +344,13 @@ class VmTable:
         return table
 
 
+# Fields of the aggregate evidence that describe the running silence.
 _OF_RUN: Final = (
     *("run", "run_s", "held", "shared", "suspected"),
     *("disk_run", "disk_run_s", "disk_hung"),
 )
 _BLOCKED: Final = ("baseline", "gaps", "disk_gaps", "others_gaps", "whole_gaps", "exit_gaps")
-# One VM after the other, with all fields of a VM together.
+# Arrays whose first axis is the VM, so that all fields of a VM are together.
 BY_ROW: Final = ("vitals", "recent", "signs", "trends", "means", "hours", "shows")
 _ARRAYS: Final = (
     *_BLOCKED,

@@ -1,9 +1,9 @@
 """Form windows: samples of a cell's nodes that are judged together.
 
-Where frames arrive in order, a window has all samples since the last one. Where they arrive out of
-order, they come in bursts and the nodes of a cell drift apart. There a sample waits for its window,
-so that each sample is judged, together with those taken at the same time. The waiting time
-follows from the recent lateness of frames.
+Where frames arrive in order, a window has all samples since the last window. Where they arrive out
+of order, they come in bursts, and some nodes of a cell are ahead of others. There a sample waits
+for its window, so that it is judged together with the samples that were taken at the same time. The
+waiting time follows from the recent lateness of frames.
 """
 
 import numpy as np
@@ -16,17 +16,17 @@ from flatline.engine.wire.frame import VmRows, decode_frame, uuids_of
 from flatline.engine.wire.metrics import INTEGER_ROW
 from flatline.models.kernels.baseline import NO_PREVIOUS
 
-# Counters that only a live guest moves, in the order of the rows, where CPU precedes them.
+# Counters that only a live guest moves, in the order of rows 1 to 3 of `VmTable.previous`.
 _LIFE = [INTEGER_ROW[name] for name in ("block_rd_bytes", "block_wr_bytes", "net_tx_bytes")]
 
 
 def is_due(cell: Cell, now: Now) -> bool:
     """Return whether the window closes now.
 
-    It closes when every live node has reported since the last closing, or the allowed lateness
-    after the first report. The allowed lateness is shorter than the interval, so that no window
-    combines one node's new sample with old ones of the others for long. Without any report it
-    closes every other interval, so that silence is judged too.
+    It closes when every live node has reported since the last closing, or when the allowed lateness
+    has passed since the first report. With frames in order, the allowed lateness is shorter than
+    the interval, so that a window does not wait until the next sample of a node. Without any report
+    it closes after two intervals plus the lateness of frames, so that silence is judged too.
     """
     if not cell.round_ms:
         return now.time_ms - cell.closed_ms >= 2 * cell.interval_ms() + cell.out_of_order.late_ms
@@ -42,17 +42,17 @@ def allowed_lateness_ms(cell: Cell, configuration: Configuration) -> float:
 def is_early(cell: Cell, name: str, sample: Sample, now: Now, *, since_ms: int) -> bool:
     """Return whether a node's sample, received at `since_ms`, must wait for its window.
 
-    A sample that waits for the next window means that the node has none for this one; the cell
-    records this. No sample waits where all recent frames arrived in order, nor longer than a gap
-    and the allowed lateness. Nodes further apart are not in step: one has a backlog or another time
-    of day.
+    If the sample waits for a later window, its node has none for the open one; the cell records
+    this in `beyond`. No sample waits where all recent frames arrived in order, and none waits for
+    longer than `reorder_s` plus the allowed lateness. Nor does a sample wait if its time differs by
+    as much from those of other nodes: one of them has a backlog or a wrong clock.
     """
     configuration = now.configuration
     node = cell.nodes.get(name)
     if node is None or not sample.mono_ns or not (cell.out_of_order.late_ms and cell.round_ms):
         return False
     apart_ms = configuration.reorder_s * 1000 + allowed_lateness_ms(cell, configuration)
-    # A silent node that has just returned counts as silent until the window closes.
+    # A node that has just returned is marked silent until the window closes, but has reported.
     newest_ms = max(
         (
             other.event_ms
@@ -80,7 +80,8 @@ def _is_beyond(
     if node.mono_ns == sample.mono_ns:
         # Further rows of the same moment belong to the same sample.
         return False
-    # A node that catches up is not held back by nodes that are past this window already.
+    # Nodes whose newest sample is already past this window have none for it, so a node that catches
+    # up need not wait for them.
     cell.beyond |= {
         key
         for key, other in cell.nodes.items()
@@ -94,7 +95,7 @@ def moves_ahead(cell: Cell, node: Node, table: VmTable, index: int) -> bool:
 
     A delayed verdict must not suggest an action that is known to be wrong.
     """
-    # All of them: a node's newest frame may hold only a part of it, or no VM.
+    # All waiting frames are checked: the newest may hold only some VMs of the node, or none.
     return any(
         _moved(decode_frame(value).rows, table, index) for value in cell.ahead.get(node.name, ())
     )

@@ -1,8 +1,8 @@
-"""Collect independent evidence that a silent guest is dead or alive, one item per witness.
+"""Collect independent evidence that a silent guest is dead or alive, by witness.
 
-A batch job is silent and computes, so silence and CPU shape are one witness. Each witness here is
-independent of it: it has another cause and another path. A sign of life forbids to suggest an
-action, however strong the evidence for a death is.
+A batch job is silent and computes, so silence and CPU shape together are one witness, `activity`.
+Each witness here is independent of `activity`: it has another cause and is measured in another way.
+A sign of life forbids to suggest an action, however strong the evidence for a death is.
 """
 
 from flatline.engine.detection.configuration import Configuration
@@ -19,7 +19,7 @@ _WORDS = {
 
 
 def witness_items(seen: Picture, configuration: Configuration) -> list[EvidenceItem]:
-    """Return the evidence of all witnesses but activity, each once; unknown ones are omitted.
+    """Return the evidence of all witnesses but `activity`; unknown ones are omitted.
 
     Evidence with negative nats is a sign of life.
     """
@@ -42,15 +42,15 @@ def signs_of_life(items: list[EvidenceItem]) -> list[str]:
 def shows_life(seen: Picture, items: list[EvidenceItem], configuration: Configuration) -> bool:
     """Return whether a VM shows life in a surprising silence, which then is not a death.
 
-    `items` is the evidence of all its witnesses. Before a silence is surprising, a guest may be
-    silent as usual and die later.
+    `items` is the evidence of all its witnesses. A sign of life before the silence is surprising
+    does not count: the guest may be silent as usual and die later.
     """
     surprises = seen.run_samples >= 2 and seen.silence_nats >= configuration.silence_alert_nats
     return surprises and bool(signs_of_life(items))
 
 
 def balloon_item(seen: Picture, configuration: Configuration) -> EvidenceItem | None:
-    """Return the evidence of the balloon; None where it never moved in this epoch.
+    """Return the evidence of the balloon; None if it reported too rarely or stopped earlier.
 
     A report within the silence is a sign of life, unless a panic was reported after it.
     """
@@ -84,14 +84,16 @@ def balloon_item(seen: Picture, configuration: Configuration) -> EvidenceItem | 
 def vcpus_item(seen: Picture, configuration: Configuration) -> EvidenceItem | None:
     """Return the evidence of vCPUs that a dead kernel would have stopped; None if unknown.
 
-    For a guest that uses one core these are all others: if one of them gains time, the kernel
-    serves its timers. For a guest that uses none these are all. If they gain time it is no proof
-    of live processes, because the kernel of a hung guest does the same. Where several vCPUs work
-    the result is unknown: they may work or spin. A silence with signs of life is that of a job. Its
-    vCPUs may stand still for a time, so their standstills within it are taken into account.
+    For a guest that uses one core, these are all its other vCPUs. If one of them gains time, the
+    kernel serves its timers and is alive. For a guest that uses no core, these are all its vCPUs.
+    If they gain time, this does not prove that processes live, because the kernel of a hung guest
+    serves its timers too. If several vCPUs are busy, the result is unknown: they may work or spin.
+    A silence with signs of life is that of a job, whose vCPUs stand still at times. In it, only a
+    standstill much longer than those before is evidence.
     """
     if seen.shape == "idle":
-        # With several vCPUs the others stand still too, and their model often has more data.
+        # With several vCPUs, all but the busiest stand still too, and the model of these often has
+        # more data.
         still = max(
             seen.whole, seen.others, key=lambda one: (one.reported == standstill.STILL, one.nats)
         )
@@ -121,9 +123,9 @@ def _outlasts(still: Stillness, lived: Lived, configuration: Configuration) -> b
 
 
 def exits_item(seen: Picture, configuration: Configuration) -> EvidenceItem | None:
-    """Return the evidence of KVM's counts; None where they are unknown or have moved.
+    """Return the evidence of KVM's counts of interrupts and I/O; None unless they stand still.
 
-    Their movement is no proof of life: a Linux kernel takes interrupts after its panic.
+    If they increase, this is no proof of life: a Linux kernel takes interrupts after its panic.
     """
     who = "KVM has injected no interrupt and served no I/O"
     return _still_item("exits", seen.exits, who, seen, configuration)
@@ -131,9 +133,9 @@ def exits_item(seen: Picture, configuration: Configuration) -> EvidenceItem | No
 
 def _preceded(still_s: float, seen: Picture, configuration: Configuration) -> bool:
     """Return whether a standstill began while the guest still worked, so no death caused it."""
-    # A vCPU that was taken offline, or a balloon whose service was stopped, stands still in a live
-    # guest. A job without I/O that begins later would look like a panic. But a vCPU may have been
-    # idle already when its kernel died, and a pending request may end after it.
+    # In a live guest a vCPU that was taken offline, or a balloon whose service was stopped, stands
+    # still. A job without I/O that begins later would then look like a panic. The margin is for a
+    # vCPU that was already idle when its kernel died, and for a pending request that ended later.
     return still_s > seen.run_s + max(configuration.precedes_s, 2.0 * seen.dt_s)
 
 

@@ -1,4 +1,4 @@
-"""Collect the signals of chosen VMs around errors during a replay."""
+"""During a replay, collect the signals of chosen VMs around misses and false alarms."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -36,7 +36,10 @@ class Window(NamedTuple):
 
 @dataclass(slots=True)
 class Closeup:
-    """Measured signals and evidence in nats of one VM with their times; NaN is unknown."""
+    """Signals and evidence (in nats) of one VM; NaN is unknown.
+
+    `times_s` are the times of the values in `signals`, `thought_s` those of the values in `nats`.
+    """
 
     times_s: list[float] = field(default_factory=list)
     signals: dict[str, list[float]] = field(default_factory=dict)
@@ -85,7 +88,7 @@ class CloseupCollector:
         self.closeups = {vm: Closeup() for vm in wanted}
 
     def see(self, recorded: RecordedFrame, cells: Mapping[str, Cell]) -> None:
-        """Record one moment after it was folded."""
+        """Record the signals and the evidence of one frame, after the replay has folded it."""
         frame = recorded.frame
         if frame is None:
             return

@@ -12,7 +12,8 @@ _DAY_S: Final = 86_400.0
 
 def strangers(truth: Iterable[Occurrence], summary: Summary) -> Iterator[str]:
     """Yield a sentence for each occurrence that the replay cannot have seen."""
-    # Whole days, so the end may be up to one day late: enough to detect another recording.
+    # The summary counts whole days, so this end may be up to one day late. That is precise enough
+    # to detect the ground truth of another recording.
     ends_s = summary.began_s + _DAY_S * len(summary.vm_days_by_day)
     for one in truth:
         if one.vms.isdisjoint(summary.vm_days_by_vm):

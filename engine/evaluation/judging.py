@@ -1,9 +1,10 @@
 """Assign alerts to occurrences, and find false alarms and misses.
 
 An incident is all lines with one alert id. It belongs to an occurrence if one of its firing lines
-falls into the occurrence's time and names an affected VM. An incident that belongs to no fault is
-false, even with a confounder as its cause. A suggestion to reboot or migrate that differs from
-the action that the fault requires is false too, even if a guard would have stopped it.
+falls into the occurrence's time and it concerns the VMs, host or fleet of the occurrence. An
+incident that belongs to no fault is false, unless it is the fleet or host alert that a confounder
+requires. A suggestion to reboot or migrate a VM is false if no occurrence requires that action of
+that VM, even if a guard would have stopped the order.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -17,10 +18,12 @@ from flatline.engine.evaluation.truth import SCOPES, Occurrence
 
 # Suggestions that affect a VM.
 HARMFUL: Final = ("reboot", "migrate")
-# Consequences of an occurrence, such as a boot or a written backlog, are reported for this long.
+# An alert still belongs to an occurrence that ended at most this long ago (the longer of the two
+# times), because consequences such as a boot or a written backlog are reported late.
 _AFTER_INTERVALS: Final = 3.0
 _AFTER_S: Final = 120.0
-# A line counts for the sample of its decision, although the window closes a little later.
+# In sampling intervals. A window closes a little after its sample, so a line that is late by up to
+# this much still counts for the sample.
 SAMPLE_SLACK: Final = 0.5
 
 Chosen = Callable[[str], bool]
@@ -44,7 +47,7 @@ class ReportedIncident:
         return self.firing[0]
 
     def befalls(self) -> frozenset[str]:
-        """Return the VMs that it names."""
+        """Return the VMs that the incident names."""
         line = self.first
         return frozenset({line.subject}) if line.scope == "vm" else frozenset(line.vms)
 
@@ -56,13 +59,13 @@ class Finding:
     Attributes
     ----------
     alert_s, suggestion_s
-        Time from its beginning to the first firing line, and to the first with the right
-        suggestion; None if there is none.
+        Time from the start of the occurrence to the first firing line, and to the first firing line
+        with the right suggestion; None if there is none.
     kind
-        The last kind reported for it; empty if none was.
+        The last kind of the first incident about the occurrence; empty if there is none.
     extra
-        Number of incidents beyond the first that belong to it, without those of victims and
-        those of a shared thing that another occurrence explains.
+        Number of incidents beyond the first that belong to the occurrence. Incidents of victims do
+        not count, nor do incidents of a shared resource that are about another occurrence.
     """
 
     occurrence: Occurrence
@@ -75,7 +78,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class FalseOrder:
-    """A wrong suggestion to act on a VM; `behind` is the occurrence that caused it."""
+    """A wrong suggestion to act on a VM; `behind` is the occurrence that caused it, or None."""
 
     incident: ReportedIncident
     line: AlertLine
@@ -126,10 +129,10 @@ def judge(
         Sampling interval of the recording.
     aggregates_only
         Whether the recording has only totals of each VM, so that no second witness is possible.
-        Then a suggestion to inspect counts as the suggestion to reboot that it stands for.
+        The engine then suggests to inspect instead of to reboot, and this counts as a reboot.
     chosen
-        Selects the VMs that count, for figures on a part of them. Occurrences and incidents
-        without such a VM are left out. None is all.
+        Selects the VMs that count, for figures on a part of the VMs. Occurrences without such a VM
+        and incidents of another VM are left out. None selects all.
     """
     reported = incidents_of(map(_decided, lines) if aggregates_only else lines)
     after_s = max(_AFTER_S, _AFTER_INTERVALS * interval_s)
@@ -171,7 +174,7 @@ def _decided(line: AlertLine) -> AlertLine:
 
 
 def within_samples(delay_s: float | None, samples: int, interval_s: float) -> bool:
-    """Return whether a delay is at most `samples` samples, plus the closing of the window."""
+    """Return whether a delay is at most `samples` sampling intervals plus `SAMPLE_SLACK`."""
     return delay_s is not None and delay_s <= (samples + SAMPLE_SLACK) * interval_s
 
 
@@ -227,9 +230,9 @@ def _finding(
 def _about(
     occurrence: Occurrence, reported: list[ReportedIncident], owned: dict[str, list[Occurrence]]
 ) -> list[ReportedIncident]:
-    """Return the incidents without those of a shared thing that explain another occurrence."""
-    # A fleet that falls silent during a host outage is reported once, which is no repeat of the
-    # host.
+    """Return the incidents without those of a shared resource that concern other occurrences."""
+    # Example: if the fleet falls silent during a host outage, the incident of the fleet does not
+    # count as a repeated incident of the host.
     return [
         one
         for one in reported
@@ -248,11 +251,11 @@ def _answers(one: ReportedIncident, occurrence: Occurrence) -> bool:
 
 
 def _explains(occurrence: Occurrence, one: ReportedIncident) -> bool:
-    """Return whether an incident about an occurrence is no false alarm."""
+    """Return whether the occurrence justifies the incident, so that it is no false alarm."""
     if occurrence.is_fault:
-        # A fault of one guest is no fault of its host or fleet.
+        # A fault of one guest does not justify an alert about its host or fleet.
         return one.first.scope == "vm" or occurrence.is_wide or bool(occurrence.victims)
-    # Of a confounder only the required alert of the fleet or host is right.
+    # A confounder justifies only the fleet or host alert that it requires.
     return occurrence.expected in {"fleet_alert", "host_alert"} and _answers(one, occurrence)
 
 

@@ -6,7 +6,8 @@ import msgspec
 class AlertLine(msgspec.Struct, frozen=True, kw_only=True):
     """One transition of one alert; times in s since the epoch.
 
-    `t` is the event time of the record that decided, `vms` the members of a wider scope.
+    `t` is the event time of the record with which the engine decided. `vms` are the affected VMs if
+    the scope is wider than one VM.
     """
 
     t: float
@@ -24,7 +25,7 @@ class AlertLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OrderLine(msgspec.Struct, frozen=True, kw_only=True):
-    """One order as it would have been appended."""
+    """One order that the planner would have appended to the log."""
 
     t: float
     vm: str
@@ -42,15 +43,15 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     dataset
         Path as given.
     vm_days
-        Time for which VMs were seen; `vm_days_by_day` from the first day of the recording on,
-        `vm_days_by_vm` by the VM's own id.
+        For how long VMs were seen, in VM-days. `vm_days_by_day` has one sum for each day of the
+        recording, `vm_days_by_vm` the time of each VM by its name in the recording.
     fired
-        Number of alerts that ever fired, by id, as an evaluation counts them.
+        Number of alerts that ever fired; each alert id counts once, as in an evaluation.
     alerts, orders, held
-        Transitions by kind and state, orders by action, and orders that a rule held back. An
-        alert whose kind or suggestion changes fires again in these.
+        Number of alert transitions by kind and state, of orders by action, and of refused orders by
+        rule. An alert whose kind or suggestion changes counts again in `alerts`.
     compared
-        The same for the other policy, and the incidents in which the two differ.
+        Orders and refusals under the other policy, and the incidents in which both policies differ.
     wall_s, vm_samples_per_s, times_real
         The only figures that differ from run to run.
     """

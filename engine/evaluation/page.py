@@ -67,11 +67,11 @@ def page(
     Parameters
     ----------
     title, sentence
-        The error, and the sentence of the alert or that there was none.
+        The mistake, and the sentence of the alert, or a sentence that there was no alert.
     facts
         Name and value of further facts.
     closeups
-        By VM; each gets its signals and the likelihoods under them.
+        By VM; the page shows the signals of each VM, and below them its likelihoods.
     marks, spans
         Transitions of alerts, and time ranges of the ground truth.
     limits

@@ -14,13 +14,13 @@ _HALVINGS: Final = 200
 
 
 def poisson_upper(count: int, *, confidence: float = CONFIDENCE) -> float:
-    """Return the mean for which `count` or fewer occur with probability 5 %."""
+    """Return the mean at which the probability of `count` or fewer is `1 - confidence`."""
     high = count + 10.0 * math.sqrt(count + 1.0) + 10.0
     return _root(lambda mean: _poisson_tail(count, mean) - (1.0 - confidence), 0.0, high)
 
 
 def binomial_lower(hits: int, total: int, *, confidence: float = CONFIDENCE) -> float:
-    """Return the share for which `hits` or more of `total` occur with probability 5 %.
+    """Return the share at which the probability of `hits` or more is `1 - confidence`.
 
     0.0 if there are no hits or no trials.
     """

@@ -1,4 +1,4 @@
-"""Compute figures of a judgement: recall and delay, false alarms with exact bounds, kinds."""
+"""Compute figures of a judgement: recall, delay, classification, and false alarms with bounds."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -19,8 +19,9 @@ _PER: Final = 1000.0
 class Recall(msgspec.Struct, frozen=True, kw_only=True):
     """Share of occurrences that were found, and the delay.
 
-    `lower` is the exact 95 % bound of the recall. `within` has the share found within a number of
-    samples. Delays in s of those that were found; None if none was.
+    `lower` is the exact 95 % lower bound of the recall. `within` is the share found, by the number
+    of samples within which it was found. `median_s`, `p95_s` and `worst_s` are delays of the found
+    occurrences; None if none was found.
     """
 
     total: int
@@ -34,7 +35,7 @@ class Recall(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rate(msgspec.Struct, frozen=True, kw_only=True):
-    """A count over VM-days, per 1,000 of them, with its exact 95 % upper bound."""
+    """A count, its rate per 1,000 VM-days, and the exact 95 % upper bound of that rate."""
 
     count: int
     vm_days: float
@@ -43,7 +44,11 @@ class Rate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KindScore(msgspec.Struct, frozen=True, kw_only=True):
-    """Classification figures of one kind; None if the kind did not occur or was not reported."""
+    """Classification figures of one kind.
+
+    `recall` is None if the kind did not occur, `precision` if it was never reported, and `f1` if it
+    neither occurred nor was reported.
+    """
 
     total: int
     right: int
@@ -59,18 +64,19 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
     Attributes
     ----------
     alerts, suggestions
-        By kind, by `panic` (both kinds) and by `panic: shape`: any alert, and the right
-        suggestion. Panics that are not visible in the data are left out and counted in
-        `undetectable`.
+        Recall of any alert, and of the right suggestion: by kind, for `panic` (both kinds of panic)
+        and by `panic: shape`. Panics that are not visible in the data are left out; `undetectable`
+        counts them.
     false_orders, false_alerts, all_alerts
         Wrong suggestions to act on a VM, incidents that belong to no fault, and incidents of any
         kind.
     orders_behind, alerts_behind
-        Causes of the false ones, by kind of confounder.
+        Number of false orders and of false alerts, by the kind of the occurrence behind them.
     repeated
-        Incidents beyond the first, by kind of their occurrence.
+        Number of incidents beyond the first about an occurrence, by kind of the occurrence.
     confusion
-        True kind → reported kind → count. `nothing` as a true kind has the false alarms.
+        True kind → reported kind → count. `nothing` as true kind counts false alarms, as reported
+        kind misses.
     macro_f1
         Mean F1 of the kinds that occurred.
     """
@@ -93,7 +99,7 @@ def score(judgement: Judgement, *, interval_s: float, vm_days: float) -> Scores:
     """Return the figures of a judgement over `vm_days` VM-days."""
     faults = [f for f in judgement.findings if f.occurrence.is_fault]
     seen = [f for f in faults if f.occurrence.detectable]
-    # A confounder that requires an alert of its own has a delay too.
+    # A confounder that requires an alert of its own also counts for recall and delay.
     asking = [
         f
         for f in judgement.findings

@@ -1,8 +1,8 @@
-"""Parse the ground truth of a dataset, `PREFIX_events.csv`; only the judge reads it.
+"""Parse the ground truth of a dataset, `PREFIX_events.csv`; only the evaluation reads it.
 
-The file has one row per VM. Rows of one event that affected several VMs become one occurrence: the
-members of a silent host, a fleet whose counters stood still, a noisy neighbour with its victims.
-Members of one occurrence may begin up to two hours apart.
+The file has one row per VM and event. Rows of an event that affected several VMs become one
+occurrence: the VMs of a silent host, a fleet whose counters stood still, a noisy neighbour with its
+victims. The rows of one occurrence may start up to two hours apart.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,10 +20,12 @@ COLUMNS: Final = (
     "vm", "host", "t_start", "t_end", "kind", "class", "expected_action", "note",
 )  # fmt: skip
 _TOGETHER_S: Final = 7_200.0
-# A stop of a guest that did no I/O before is not visible: the rule of the research for recall.
+# A panic counts as detectable if the guest did I/O in at least this share of the time before it,
+# because a guest without I/O cannot be seen to stop. The research on the datasets computes recall
+# by the same rule.
 _ACTIVE_SHARE: Final = 0.5
-# Kinds that affect a shared thing, with the scopes of their alerts; all others affect VMs. The last
-# two are confounders.
+# Kinds that affect a resource that VMs share, with the scopes of their alerts; all other kinds
+# affect VMs. The last two are confounders.
 SCOPES: Final[Mapping[str, frozenset[str]]] = {
     **{kind.value: kind.fault.scopes for kind in Kind if "vm" not in kind.fault.scopes},
     "boot_storm": frozenset({"host"}),
@@ -41,14 +43,14 @@ class Occurrence:
     vms, host
         The affected VMs and host; for a noisy neighbour only the aggressor.
     victims
-        VMs that suffered without being at fault: an alert on them is neither right nor
-        wrong, an action is wrong.
+        VMs that suffered without being at fault. An alert on a victim is neither right nor wrong;
+        an action on it is wrong.
     expected
         The right action: reboot, migrate, alert, host_alert, fleet_alert or none.
     detectable
         Whether the data can show it; False for a panic of a guest that was idle.
     shape
-        Of a panic: one core, all cores or halt; else empty.
+        For a panic: `one core`, `all cores` or `halt`; empty for other kinds.
     """
 
     kind: str
@@ -85,7 +87,7 @@ def parse_truth(
     rows
         Line number and fields by `COLUMNS`.
     vcpus
-        Known number of vCPUs by VM: one busy core of one is all of them.
+        Number of vCPUs by VM, where known. In a VM with one vCPU, one busy core is all cores.
 
     Raises
     ------
@@ -149,7 +151,7 @@ def _shape(kind: str, notes: Mapping[str, str], vcpus: int) -> str:
 
 
 def _joined(rows: list[Occurrence]) -> list[Occurrence]:
-    """Return the rows of one event as one occurrence each."""
+    """Return one occurrence for each event, merged from the event's rows."""
     found: list[list[Occurrence]] = []
     for one in sorted(rows, key=lambda one: (one.kind, one.start_s)):
         for group in reversed(found):
@@ -165,7 +167,7 @@ def _belongs(one: Occurrence, group: list[Occurrence]) -> bool:
     first = group[0]
     if one.kind != first.kind or (one.host != first.host and not one.is_fleet):
         return False
-    # One occurrence affects a member once.
+    # An occurrence affects a VM only once, so a second row of the same VM is another event.
     if any(one.vms & other.vms for other in group):
         return False
     return one.start_s - first.start_s <= _TOGETHER_S
@@ -173,7 +175,7 @@ def _belongs(one: Occurrence, group: list[Occurrence]) -> bool:
 
 def _merged(group: list[Occurrence]) -> Occurrence:
     first = group[0]
-    # Of a noisy neighbour's rows, the aggressor's has the required action.
+    # In the rows of a noisy neighbour, only that of the aggressor has an action other than `none`.
     guilty = [one for one in group if first.kind != Kind.NOISY_NEIGHBOUR or one.expected != "none"]
     guilty = guilty or group
     members = frozenset[str]().union(*(one.vms for one in guilty))

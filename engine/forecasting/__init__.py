@@ -1,1 +1,1 @@
-"""Forecasts of the use of VMs and nodes, from frames, and how good the forecasts are. No I/O."""
+"""Forecasts the use of VMs and nodes from frames, and measures the accuracy. No I/O."""

@@ -1,6 +1,7 @@
 """Use of a node and of its VMs, as means over steps.
 
-The first frame of a collector's run gives no rate, because it has another clock.
+The first frame of a collector's run gives no rate: its monotonic clock is not comparable with that
+of the run before.
 """
 
 from typing import Final
@@ -22,7 +23,7 @@ _COUNTED: Final = (
     "net_rx_bytes",
     "net_tx_bytes",
 )
-# Rows of METRICS that come from counters, and the factor that converts each.
+# The rows of METRICS that are rates of counters, and the factor that converts each counter's unit.
 _RATES: Final = np.array([0, 2, 3, 4, 5])
 _UNITS: Final = np.array([[1e-9], [1.0], [1.0], [1.0], [1.0]])
 _KIB: Final = 1024.0
@@ -30,7 +31,7 @@ _IMPOSSIBLE: Final = 1e18
 
 
 class Demand:
-    """Sums of the current step for one node, and the counters for the next rate.
+    """Sums of the current step for one node, and the last counters, which the next rates need.
 
     Attributes
     ----------
@@ -74,10 +75,11 @@ class Demand:
             rates[rates > IMPOSSIBLE_PER_S] = np.nan
             values[_RATES, :-1] = rates
         (vcpus,) = known(rows, ("vcpus",))
-        # None at all is unknown: a class needs a share of them.
+        # A count of 0 is ignored and the last known count stays, because the workload class is a
+        # share of the vCPUs.
         self.vcpus = np.where(vcpus > 0.0, vcpus, self.vcpus)
         values[:, -1] = _own(frame, values[:, :-1])
-        # More than any node has: the gauge was not measured.
+        # A value above what any node can have is an error of the gauge and counts as unknown.
         values[~(np.abs(values) < _IMPOSSIBLE)] = np.nan
         measured = ~np.isnan(values)
         self.sums += np.where(measured, values, 0.0)
@@ -102,7 +104,10 @@ class Demand:
         }
 
     def followed(self, roster: bytes) -> tuple["Demand", I64]:
-        """Return the demand in another order of VMs, and the old index of each, -1 for a new VM."""
+        """Return the demand with the VMs in the order of `roster`, and their old indices.
+
+        The index of a new VM is -1.
+        """
         before = {vm: place for place, vm in enumerate(uuids_of(self.roster))}
         indices = np.array([before.get(vm, -1) for vm in uuids_of(roster)], np.int64)
         moved = Demand(roster)
@@ -125,7 +130,10 @@ def _memory(rows: VmRows) -> F64:
 
 
 def _own(frame: Frame, vms: F64) -> F64:
-    """Return the metrics of the node: its gauges where measured, else the sum over its VMs."""
+    """Return the metrics of the node.
+
+    CPU and memory are gauges of the node, NaN if not measured. All others are sums over its VMs.
+    """
     measured = ~np.isnan(vms)
     own = np.where(measured.any(axis=1), np.where(measured, vms, 0.0).sum(axis=1), np.nan)
     node = frame.node

@@ -1,7 +1,7 @@
-"""Quality of forecasts: error against persistence, and coverage of intervals.
+"""Quality of forecasts: error compared with that of persistence, and coverage of intervals.
 
-The outcome of a forecast made at t is the value at t + horizon, not a mean over that time.
-Persistence forecasts the value at t. A series is judged after its first 7 days.
+A forecast made at t is compared with the value at t + horizon, not with a mean over that time.
+Persistence is the forecast that the value at t stays. The first 7 days of a series do not count.
 """
 
 from typing import Final, NamedTuple
@@ -16,7 +16,8 @@ F64 = NDArray[np.float64]
 
 WARM_UP_S: Final = 7 * 86_400
 _DECILES: Final = 10
-# A series that repeats its value more often than not is constant to its resolution.
+# A series counts as constant at the resolution of its values if at least this share of values
+# equals the value one horizon earlier.
 _CONSTANT_SHARE: Final = 0.5
 _COUNT, _MISS, _PERSISTED, _IN90, _IN50, _LOAD, _SAME = range(7)
 _SUMS: Final = 7
@@ -28,15 +29,16 @@ class Verdict(NamedTuple):
     Attributes
     ----------
     mae_ratio
-        Median over series of MAE / MAE of persistence; series that never move are left out.
+        Median over series of the MAE (mean absolute error) divided by that of persistence. Series
+        that never change are left out.
     worst_ratio, worst
-        The series with the highest ratio.
+        The highest of these ratios, and the name of its series.
     coverage_90, coverage_50
-        Share of outcomes inside, over all forecasts.
+        Share of measured values inside the 90 % and the 50 % interval, over all forecasts.
     lowest_decile_90
-        The lowest share inside the 90 % interval among ten groups of series by mean load.
+        Series are divided into ten groups by mean load: the lowest `coverage_90` of a group.
     moving_90, moving_50
-        The same shares without series that are constant to their resolution.
+        As `coverage_90` and `coverage_50`, without the series that count as constant.
     """
 
     metric: str
@@ -54,7 +56,7 @@ class Verdict(NamedTuple):
 
 
 class Judge:
-    """Accumulates forecasts and their outcomes; keeps forecasts for a day only."""
+    """Accumulates the errors of forecasts; keeps forecasts for a day, the longest horizon."""
 
     def __init__(self, metrics: tuple[str, ...], names: tuple[str, ...], *, step_s: int) -> None:
         self._metrics = metrics
@@ -72,7 +74,7 @@ class Judge:
     def take(self, number: int, values: F64, made: F32) -> None:
         """Record the values of step `number` and the forecasts made then, metric by metric.
 
-        `values` has shape (metrics * names,), `made` that with horizons and bands.
+        `values` has shape (metrics * names,), `made` (metrics * names, horizons, bands).
         """
         known = ~np.isnan(values)
         self._first = np.where((self._first < 0) & known, number, self._first)
@@ -102,7 +104,7 @@ class Judge:
         sums[_SAME] += judged & (before == values)
 
     def verdicts(self) -> list[Verdict]:
-        """Return one verdict for each metric and horizon with any outcome."""
+        """Return one verdict for each metric and horizon with at least one judged forecast."""
         found = []
         size = len(self._names)
         for row, metric in enumerate(self._metrics):

@@ -1,4 +1,4 @@
-"""The forecaster's state as chunks of bytes and back, bit for bit: arrays and msgpack alone."""
+"""Saves the forecaster's state as chunks of bytes (arrays in msgpack), and restores it exactly."""
 
 from collections.abc import Sequence
 from hashlib import sha256
@@ -68,12 +68,12 @@ def digest(state: PartitionForecasts) -> str:
 
 
 def restore_state(chunks: Sequence[bytes], manifest: Manifest) -> PartitionForecasts:
-    """Return the restored state; it continues bit for bit.
+    """Return the restored state; its forecasts are bit for bit those of the saved state.
 
     Raises
     ------
     SnapshotDamaged
-        Bytes are missing or changed, or are not a state of this form.
+        Bytes are missing or changed, or do not encode a state of this format.
     """
     body = unpacked(chunks, manifest)
     with restoring(named(manifest)):

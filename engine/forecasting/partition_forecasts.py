@@ -1,7 +1,7 @@
 """Forecasts from one partition of frames: no log, no loop, no clock.
 
-Steps close by the log's append time, so that the same records give the same forecasts. A VM that
-moves to another node of the partition keeps its learned state.
+Steps end by the append time of the records, so that the same records give the same forecasts. A VM
+that moves to another node of the partition keeps its learned state.
 """
 
 from collections.abc import Collection
@@ -28,13 +28,15 @@ F64 = NDArray[np.float64]
 STEP_S: Final = 60
 _STEP_MS: Final = STEP_S * 1000
 _PER_VM: Final = len(METRICS)
-# A VM that was away for longer starts without learned state.
+# For how long the learned state of a missing node or VM is kept; after a longer absence, the VM
+# starts without learned state.
 _KEEP_S: Final = 86_400
 _DAY_STEPS: Final = 86_400 // STEP_S
 
-# The sampling interval is five minutes at most; a larger distance is a gap or another clock.
+# The sampling interval is five minutes at most. If the append time jumps by more than ten minutes,
+# there was a gap, or the clock of the log is wrong.
 _GAP_MS: Final = 600_000
-# Culprits of a failed fold, beside the nodes.
+# Names in `FoldFailed` of what a fold failed at; the other names are those of nodes (`_culprit`).
 _RECORD: Final = "record"
 _PROFILES: Final = "profiles"
 
@@ -53,7 +55,7 @@ class Output(NamedTuple):
 
 
 class Node:
-    """One node, or a part of one whose VMs are in several frames."""
+    """State of one node, or of one part if the VMs of a node need several frames."""
 
     def __init__(self, *, site: str, zone: str, cell: str, name: str) -> None:
         self.site, self.zone, self.cell, self.name = site, zone, cell, name
@@ -83,11 +85,11 @@ class PartitionForecasts:
     nodes
         By cell and name; parts of one node are numbered.
     runs
-        By cell and name, the collector whose frames are used.
+        By cell and name, the run of the collector whose frames are used.
     departed
-        VMs that left their node: the step, and their rows.
+        By VM that left its node: the step in which it left, and its rows of learned state.
     profiles
-        By metric and class: the common profile of the mature series of the class.
+        By metric and workload class: the common profile of the mature series of the class.
     counts
         Records by outcome: folded, repeated, rejected, other.
     """
@@ -109,12 +111,13 @@ class PartitionForecasts:
     def fold(self, record: Record, *, given_up: Collection[str] = ()) -> list[Output]:
         """Fold one record and return its outputs. Records folded before change nothing.
 
-        `given_up` names culprits of `FoldFailed` to leave out.
+        `given_up` names what this record failed at before (`FoldFailed`): the record itself is
+        skipped, or the state of that part is dropped.
 
         Raises
         ------
         FoldFailed
-            Folding raised, and the state may be partly changed: the caller must restore it.
+            Folding raised an error. The state may be partly changed: the caller must restore it.
         """
         if record.offset < self.next_offset:
             return []
@@ -129,7 +132,7 @@ class PartitionForecasts:
             raise FoldFailed(_RECORD, error) from error
 
     def _begin_anew(self, culprit: str) -> None:
-        """Drop the node, or the class profiles, that cannot be folded further."""
+        """Drop the state that `culprit` names: that of a node, or the class profiles."""
         for key in [key for key in self.nodes if culprit == _culprit(key)]:
             del self.nodes[key]
         if culprit == _PROFILES:
@@ -144,7 +147,7 @@ class PartitionForecasts:
         try:
             frame = self.open_frame(record)
         except RecordRejected:
-            # The engine publishes it, with the reason.
+            # The engine writes the record to the topic `rejected`, with the reason.
             self.counts["rejected"] += 1
             return outputs
         if frame.header.role != "collector" or not (len(frame.rows) or frame.node):
@@ -186,7 +189,7 @@ class PartitionForecasts:
         return outputs
 
     def _step_back(self, number: int) -> None:
-        """Return to an earlier step after the log's clock was ahead and is correct again."""
+        """Return to an earlier step, after the clock of the log was ahead and was corrected."""
         self.number = number
         for node in self.nodes.values():
             node.heard = min(node.heard, number)
@@ -210,7 +213,7 @@ class PartitionForecasts:
         node.heard = self.number
 
     def _node(self, frame: Frame) -> Node:
-        """Return the node of a frame; one without gauges continues with further VMs of a node."""
+        """Return the node, or part of a node, of a frame: one without gauges has further VMs."""
         header = frame.header
         key, part = (header.cell, header.node), 0
         first = self.nodes.get(key)
@@ -228,7 +231,7 @@ class PartitionForecasts:
         return node
 
     def _follow(self, node: Node, roster: bytes) -> None:
-        """Reorder rows to `roster`; keep those of departed VMs, look up those of arrivals."""
+        """Reorder the learned state to `roster`: save that of departed VMs, look up new VMs."""
         before = node.demand
         node.demand, indices = before.followed(roster)
         old = node.forecaster
@@ -304,7 +307,7 @@ class PartitionForecasts:
 
 
 def _culprit(key: tuple[str, str]) -> str:
-    """Return the culprit name of a node whose step cannot be closed."""
+    """Return the name by which `FoldFailed` refers to a node."""
     return f"node {key[0]}/{key[1]}"
 
 

@@ -1,7 +1,7 @@
-"""The loop of the agent on one node: orders in, at most one call each, results out.
+"""The loop of the agent on one node: orders in, at most one call for each order, results out.
 
-The agent trusts no other process. Before the call it verifies each order, runs admission control
-again, checks the live VM, and reads the newest pauses; and its intent is on disk first.
+The agent trusts no other process. Before a call, it verifies the order, runs admission control
+again, checks the live VM, reads the newest pauses, and writes its intent to disk.
 """
 
 import asyncio
@@ -43,16 +43,19 @@ from flatline.engine.roles.reading import TOPICS, LogChanged, Reading
 from flatline.engine.roles.results import SENTENCES, Author, End, Results, ended, why_of
 from flatline.engine.wire.order import MAX_LIFETIME_MS, Order, Outcome
 
-# Older than this, the pause that was read may be outdated. It limits both the time to read it and
-# the time from then to the call.
+# Control commands that were read longer ago may be outdated: a pause may have been appended since.
+# This limits the time to read them, and the time from the start of the read to the call.
 BARRIER_S: Final = 5.0
-# One sample takes 10 ms; two of them and their gap must fit into the 10 s of a preflight check.
+# Time limit of one sample, which normally takes 10 ms. Two samples and the gap between them must
+# fit into the 10 s of a preflight check.
 _SAMPLE_TIMEOUT_S: Final = 2.0
-# Two clocks that differ by one tick must not turn a gap of 4 s into 3.999 s.
+# Added to the gap between two samples, so that a difference of one tick between two clocks does not
+# turn a gap of 4 s into 3.999 s.
 _GAP_SLACK_S: Final = 0.1
-# Far below the time after which a role without progress counts as stuck.
+# How often the agent reports its health; a role counts as stuck after a minute without a report.
 _REPORT_S: Final = 1.0
-# How long to wait for pending reports at the end of the process and before the next order.
+# How long to wait until the log has all pending reports: at the end of the process, and before the
+# next order.
 _LEAVE_S: Final = 2.0
 _NOTIFY_S: Final = 30.0
 
@@ -67,11 +70,11 @@ class Agent:
     log, actuator
         The site's log and the node's hypervisor (actuator), opened.
     ledger
-        The store of the write-ahead log; no other process may have it.
+        The store of the write-ahead log; no other process may use it.
     evidence
         The store for the state of a VM at a fault, opened.
     watch, prober
-        Access to the guests' signs of life, opened; without them none are known.
+        Access to the guests' signs of life, opened; without it no sign of life is known.
     """
 
     def __init__(
@@ -97,8 +100,8 @@ class Agent:
         self._commands_ns = 0
         self._tasks: asyncio.Queue[Task] = asyncio.Queue()
         self._outbox = Outbox(log, health=health)
-        # A role may be reopened within one process. Each time it is a new source and a new chain,
-        # else its first results would count as repeated ones.
+        # A role may be reopened within one process. Each time it is a new source of frames and a
+        # new chain in the journal. Otherwise its first reports would count as repeated ones.
         run = f"{config.run}.{clock.mono_ns():x}"
         writer = f"act/{config.node}/{run}"
         self._journal = Journal(self._outbox, clock=clock, writer=writer, cell=config.cell)
@@ -175,8 +178,8 @@ class Agent:
     async def _start(self) -> list[StepEntry]:
         """Report the steps of the last run, and read the records that the limits depend on.
 
-        Returns the steps whose end must be looked up: the hypervisor continues them without an
-        agent.
+        Returns the steps whose end must be looked up, because the hypervisor may have continued
+        them, or left them unfinished, while no agent ran.
         """
         now_ms = self._clock.now_ms()
         await self._books.recognise(now_ms)
@@ -189,7 +192,8 @@ class Agent:
         for entry in self._books.ledger.unmarked():
             self._results.recovered(entry)
         await self._set_down()
-        # An order that is still valid may be slightly older than this start.
+        # The limits of an order depend on the day before it, and an order that is still valid may
+        # have been appended shortly before this start.
         self._since_ms = now_ms - DAY_MS - 2 * MAX_LIFETIME_MS
         await self._reading.begin(since_ms=self._since_ms)
         self._books.compare(now_ms)
@@ -241,7 +245,7 @@ class Agent:
             await self._given_up(task, error)
 
     async def _given_up(self, task: Task, error: Exception) -> None:
-        """Report the end of an order at which the agent failed: the worst case that is possible."""
+        """Report an order whose processing failed, with the worst end that the ledger allows."""
         order, dry_run = task.order, task.dry_run
         known = self._books.ledger.steps.get((order.incident, order.step))
         end = failed(known, order, error)
@@ -255,11 +259,12 @@ class Agent:
         await self._set_down()
 
     async def _take_up(self, task: Task) -> None:
-        """Process one order to its end, unless its end is known."""
+        """Process one order to its end, unless its step was accepted before or is closed."""
         order = task.order
         key = (order.incident, order.step)
         if any((entry.order.incident, entry.order.step) == key for entry in task.earlier):
-            # A result would close the first order for this step, which may still run.
+            # No result is appended for a duplicate: it would close the first order for this step,
+            # which may still run.
             self._results.duplicate(order, ADMIT_SENTENCES["duplicate"].format(step=order.step))
             return
         if self._books.ledger.holds(key) or is_closed(self._reading.history, order):
@@ -268,7 +273,8 @@ class Agent:
         if end is None:
             end = await self._carry(task)
         if end.rule == "claimed":
-            # The agent that claimed the step reports its end; a result would close it before that.
+            # The agent that claimed the step reports its end. A result of this agent would close
+            # the step too early.
             self._results.said("refusal", order, end.sentence, rule=end.rule, page=True)
             instruments.ORDERS_REFUSED.labels(end.rule).inc()
             return
@@ -325,7 +331,7 @@ class Agent:
         return max(self._clock.now_ms(), task.time_ms + waited_ms)
 
     async def _carry(self, task: Task) -> End:
-        """Accept, sample, read new commands, judge the check, claim, and call: in this order."""
+        """Accept, sample, read new commands, judge the samples, claim, and call: in this order."""
         order = task.order
         accepted = task.entry("accepted", order.sentence, now_ms=self._clock.now_ms())
         unwritable = self._books.enter_if_writable(accepted)
@@ -350,11 +356,12 @@ class Agent:
                 if end is None:
                     return await self._call(task, samples, verdict.sentence, began_ns=began_ns)
                 return self._entered(task, end)
-            # A witness may still appear, such as a balloon that is not overdue yet.
+            # "not_attempted" allows another order for this step later: a witness may still appear,
+            # such as a balloon that is not overdue yet.
             outcome: Outcome = "not_attempted" if verdict.rule == "no_witness" else "refused"
             end = End(outcome, verdict.rule, verdict.sentence)
             if verdict.rule == "no_request":
-                # Its disks stand still: a person needs their state.
+                # The VM's I/O is blocked, so it cannot be moved: a person needs the evidence.
                 await self._save_evidence(order)
         return self._entered(task, end)
 
@@ -373,8 +380,8 @@ class Agent:
             gap = asyncio.sleep(self._config.policy.limits.look_gap_s + _GAP_SLACK_S)
             asked: tuple[Sign, Sign] = ("unknown", "unknown")
             if order.action in DESTRUCTIVE:
-                # During the gap of the preflight check, so that saving evidence does not delay the
-                # action.
+                # Evidence is saved and the guest is probed during the gap between the two samples,
+                # so that neither delays the action.
                 _, _, asked = await asyncio.gather(
                     gap, self._save_evidence(order), self._guest_probing.asked(vm)
                 )
@@ -398,13 +405,13 @@ class Agent:
         self._results.said("outcome", order, sentence, rule=rule)
 
     async def _last_commands(self, task: Task) -> End | None:
-        """Read control and orders to their ends, and check again; None if the order may run."""
+        """Read control and orders to their ends, and check the order again; None if it may run."""
         try:
             async with asyncio.timeout(BARRIER_S):
                 if await self._log.identity() != self._books.identity:
                     return ended("refused", "other_log")
-                # An action that cannot be journaled is not performed. The journal comes first, so
-                # that the pauses read afterwards are the newest.
+                # An action that cannot be journaled is not performed. Pauses are read after the
+                # wait for the journal, so that this wait does not make them outdated.
                 if not await self._outbox.emptied(within_s=BARRIER_S):
                     return ended("not_attempted", "no_barrier", limit_s=BARRIER_S)
                 cut = await self._reading.cut_topic()
@@ -419,7 +426,7 @@ class Agent:
         return self._newly_refused(task)
 
     def _newly_refused(self, task: Task) -> End | None:
-        """Return the refusal by the newest records, None if there is none."""
+        """Return why the newest records forbid the order, None if they do not."""
         end = self._refusal(task)
         # If another agent claimed the step and ended it, the claim is the reason.
         is_claimed = end is not None and end.rule == "claimed"
@@ -443,7 +450,8 @@ class Agent:
             return ended("not_attempted", "no_claim", limit_s=BARRIER_S)
         end = self._newly_refused(task)
         if end is None and claim_of(self._reading.history, task.order) is None:
-            # The claim was appended after the order's end, or the log does not have it.
+            # The order expired or was closed before its claim was appended, or the log does not
+            # hold the claim.
             return ended("not_attempted", "claim_void")
         return end
 
@@ -457,8 +465,8 @@ class Agent:
         unwritable = self._books.enter_if_writable(sent)
         if unwritable is not None:
             return ended("not_attempted", "no_ledger", why=unwritable)
-        # A disk may block for minutes, and the conditions checked before the entry may have
-        # changed.
+        # The disk may have blocked for minutes while the entry was written, so the samples, the
+        # commands and the order may be too old by now.
         mono_ns = self._clock.mono_ns()
         age_s, commands_s = (mono_ns - began_ns) / 1e9, (mono_ns - self._commands_ns) / 1e9
         life_s = (order.expires_ms - self._now_ms(task)) / 1000

@@ -14,8 +14,8 @@ from flatline.engine.roles.opening import unsigned
 class ActConfig:
     """The configuration of an agent.
 
-    `run` names this run of its process; `sign` authenticates its frames; `sets_balloons` makes it
-    set a reporting period for balloons that have none.
+    `run` names this run of the process. `sign` authenticates the agent's frames. With
+    `sets_balloons` the agent sets a reporting period for balloons that have none.
     """
 
     site: str

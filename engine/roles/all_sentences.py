@@ -1,7 +1,7 @@
 """The sentences of all decisions, actions and refusals, by stable names.
 
-A name consists of the module and the rule, `admit.vm_day`; journal entries contain the rule. The
-runbook explains each of them, and a test verifies that it is complete.
+A name consists of a part of the program and a rule, such as `admit.vm_day`; journal entries contain
+the rule. The runbook explains each sentence, and a test verifies that the runbook is complete.
 """
 
 from collections.abc import Mapping

@@ -1,6 +1,6 @@
-"""Appends records that the log may never accept: such a record is given up, counted and reported.
+"""Appends records; a record that is too large for the log is dropped, counted and reported.
 
-For roles that append directly; roles that must not wait use an `engine.roles.outbox`.
+This is for roles that wait for each append. Roles that must not wait use `engine.roles.outbox`.
 """
 
 from typing import Final
@@ -13,7 +13,8 @@ from flatline.engine.ports import Headers, Log
 from flatline.engine.wire.rejected import encode_rejected, rejected_key
 from flatline.engine.wire.topics import REJECTED
 
-# Enough to identify the record, and small enough for a topic with a low size limit.
+# How much of a dropped record is kept: enough to identify it, and small enough for a topic with a
+# low size limit.
 _GIVEN_UP_KEPT_BYTES: Final = 256
 
 _log = structlog.get_logger()
@@ -24,7 +25,8 @@ async def append_or_give_up(
 ) -> bool:
     """Append a record; return False if the log never accepts a record of its size.
 
-    Its beginning is then written to `rejected` with the reason, if it fits there.
+    The beginning of such a record is appended to the topic `rejected` with the reason, unless it is
+    too large for that topic too.
 
     Raises
     ------

@@ -23,9 +23,9 @@ from flatline.engine.roles.outbox import Journal
 from flatline.engine.roles.reading import Reading, found_at
 from flatline.engine.wire.topics import CONTROL, ORDERS
 
-# How often the ledger notes the read position for orders: they are frequent, and a minute of them
-# can be counted again. After a control command it is noted immediately, so that a restored log that
-# lacks the command is detected.
+# How often the ledger notes the read position. Orders are frequent, and the last minute of them can
+# be counted again after a restart. A control command makes the agent note the position immediately,
+# so that it detects a log that was restored to a state without the command.
 _NOTE_EVERY_MS: Final = 60_000
 
 
@@ -37,9 +37,10 @@ class Books:
     ledger
         The content of all entries so far.
     identity
-        The log on which the agent started.
+        The identity of the log with which the agent started.
     strange_below
-        Orders below this offset were given before the agent knew the log.
+        Orders below this offset were given before the agent knew the log, so their results are
+        unknown.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class Books:
         )
 
     def compare(self, now_ms: int) -> None:
-        """Enter the read position, and observe for a day if claims are missing from the ledger."""
+        """Enter the read position; if the ledger lacks claims, only observe for at least a day."""
         log = self.ledger.log
         assert log is not None, "the log must be identified before it is read"
         claims = [entry.claim for entry in self._reading.history if entry.claim is not None]
@@ -139,7 +140,7 @@ class Books:
                 return
 
     def enter_if_writable(self, entry: StepEntry | LogEntry) -> StateUnwritable | None:
-        """Enter, and return the disk's error if there is one; the next entry tries again."""
+        """Enter an entry, or return the error of the disk; the next entry tries the disk again."""
         try:
             self.enter(entry)
         except StateUnwritable as error:
@@ -153,7 +154,7 @@ class Books:
         Raises
         ------
         StateUnwritable
-            It is not durable: the action that it announces must not be performed.
+            The entry is not durable, so the action that it announces must not be performed.
         """
         ledger = entered(self.ledger, entry)
         self._store.append(encode_ledger_entry(entry))

@@ -1,4 +1,4 @@
-"""Turns an order into one call to the hypervisor, and an unfinished step into a query."""
+"""Turns an order into one call to the hypervisor, and finds out how an interrupted step ended."""
 
 import asyncio
 from dataclasses import dataclass
@@ -23,13 +23,13 @@ from flatline.engine.roles.health import Health, as_sentence
 from flatline.engine.roles.results import End, ended, why_of
 from flatline.engine.wire.order import Order
 
-# A move of memory or of a disk must be aborted this long before the order's deadline: libvirt may
-# need a keepalive's time for it, and then the log must receive the result.
+# A migration or a disk move is aborted this long before the order's deadline: libvirt may need one
+# keepalive timeout for the abort, and then the result must still reach the log.
 _GIVE_UP_S: Final = 75.0
 _LEAST_S: Final = 1.0
-# How long to look up the end of a step whose deadline has passed meanwhile.
+# The time limit for finding out how a step ended is at least this, even if its deadline has passed.
 _FIND_S: Final = 60.0
-# The time limit for saving evidence, with a margin for the disk: `engine.ports.Evidence`.
+# The time limit for saving evidence: the 5 s of `engine.ports.Evidence`, and a margin for the disk.
 _EVIDENCE_S: Final = 5.5
 
 SENTENCES: Final = {
@@ -42,7 +42,7 @@ SENTENCES: Final = {
 
 
 async def see_hypervisor(actuator: Actuator, health: Health) -> None:
-    """Report whether the hypervisor answers: without one the agent is not ready."""
+    """Report whether the hypervisor answers; if it does not, the agent is not ready."""
     try:
         await actuator.reach()
     except HypervisorUnreachable as error:
@@ -55,8 +55,8 @@ async def see_hypervisor(actuator: Actuator, health: Health) -> None:
 class Task:
     """An order for this node, its position in the log, and the orders before it.
 
-    `read_ns` is the monotonic time at which it was read. `dry_run` is also set while the agent only
-    observes a log that it does not know yet.
+    `read_ns` is the monotonic time at which the order was read. `dry_run` is also set while the
+    agent only observes a log that it does not know yet.
     """
 
     order: Order
@@ -98,7 +98,7 @@ async def call(
     ActionRefused, VmNotFound
         Nothing was done: see `undone`.
     HypervisorUnreachable
-        Whether it was done is unknown.
+        It is unknown whether the action was done.
     """
     vm, within_s = UUID(order.vm).bytes, max(_LEAST_S, left_s - _GIVE_UP_S)
     match order.action:
@@ -126,8 +126,8 @@ async def call(
 def undone(error: ActionRefused | VmNotFound) -> End:
     """Return the end of an order whose call did nothing.
 
-    A call that came too late on a busy node gives no information about the VM, so the order may be
-    repeated.
+    If a busy node could not send the call in time, that says nothing about the VM. The order
+    expires, and the step may be ordered again.
     """
     if isinstance(error, ActionUnsent):
         return ended("expired", "verb_unsent", why=error)
@@ -135,7 +135,10 @@ def undone(error: ActionRefused | VmNotFound) -> End:
 
 
 def claimed_elsewhere(history: History, order: Order, *, agent: str) -> End | None:
-    """Return an end if another agent, or an earlier run of this one, has claimed the step."""
+    """Return how the order ends if another agent, or an earlier run of this one, claimed its step.
+
+    None if no agent or this run claimed it.
+    """
     claim = claim_of(history, order)
     if claim is None or claim.agent == agent:
         return None
@@ -143,10 +146,10 @@ def claimed_elsewhere(history: History, order: Order, *, agent: str) -> End | No
 
 
 def failed(entry: StepEntry | None, order: Order, error: Exception) -> End | None:
-    """Return the end of an order at which the agent itself failed, by its entry in the ledger.
+    """Return the end of an order whose processing raised `error`, by the order's ledger entry.
 
-    Before the call nothing was done; after the entry that precedes the call the worst case is
-    assumed. None means that the log already holds its end.
+    Without the entry "sent", nothing was done. With it, the result is unknown. An end that is
+    already in the ledger stays. None means that no result is to be reported any more.
     """
     names = {"action": ACTIONS[order.action].noun, "vm": order.vm}
     match "accepted" if entry is None else entry.state:
@@ -171,8 +174,8 @@ def findable(entry: StepEntry) -> bool:
 async def found(actuator: Actuator, entry: StepEntry, *, left_s: float, finish: Admission) -> End:
     """Return how a step ended that an earlier run of this agent requested.
 
-    It waits for a migration or a move of a disk, and finishes a reset by resuming the VM. `finish`
-    says whether a VM that the reset left paused may be resumed now.
+    This function waits for a migration, aborts an incomplete disk move, and finishes a reset by
+    resuming the VM. `finish` says whether a VM that the reset left paused may be resumed now.
     """
     names = {"action": ACTIONS[entry.action].noun, "vm": entry.vm}
     try:
@@ -193,7 +196,8 @@ async def _finish(
 ) -> None:
     """Resume the VM if it is found between the reset and its resume.
 
-    This is not a second reset. No other state of the VM shows whether there was a reset.
+    This is not a second reset. If the VM is in any other state, it is unknown whether the reset was
+    performed.
     """
     vm = UUID(entry.vm).bytes
     sample = await actuator.sample(vm)
@@ -212,7 +216,7 @@ async def _finish(
 
 
 def _still_left(entry: StepEntry, sample: PreflightSample) -> str | None:
-    """Return why the VM no longer waits for its resume, None if it does."""
+    """Return why the VM no longer waits for its resume, None if it still waits."""
     if left_by_reset(sample, instance=entry.instance):
         return None
     return SENTENCES["read_the_world"].format(state=sample.state)
@@ -230,7 +234,7 @@ async def _find(actuator: Actuator, entry: StepEntry, *, left_s: float) -> None:
 async def keep_evidence(evidence: Evidence, order: Order) -> tuple[str, str]:
     """Save the state of the VM, and return the result: a rule and its sentence.
 
-    It raises nothing: a dead VM must not stay dead because its evidence cannot be saved.
+    A failure to save is returned, not raised: it must not prevent the reset of a dead VM.
     """
     vm = UUID(order.vm).bytes
     try:

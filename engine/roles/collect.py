@@ -1,8 +1,8 @@
 """The collector: one bulk sample of a node per interval, sent to the log as frames.
 
-Two loops that never wait for each other. One samples at a fixed interval and puts frames into a
-bounded buffer; the other appends the buffer to the log, in order. Everything that is dropped is
-counted and reported in the next frame. The collector judges nothing.
+Two loops run without waiting for each other. One samples at a fixed interval and puts frames into a
+bounded buffer. The other appends the buffered frames to the log, in order. Dropped frames are
+counted, and the next frame reports them. The collector judges nothing.
 """
 
 import asyncio
@@ -35,17 +35,18 @@ from flatline.engine.stream.backoff import Backoff
 from flatline.engine.wire.frame import Event, InventoryItem, VmRows
 from flatline.engine.wire.topics import FRAMES
 
-# A node with thousands of VMs needs seconds for one bulk call. A hypervisor that does not answer
-# for longer than this (or one interval) counts as unreachable until it answers.
+# A node with thousands of VMs needs seconds for one bulk call. A hypervisor that has not answered
+# for this time, and for nine tenths of an interval, counts as unreachable until it answers.
 PATIENCE_S: Final = 5.0
-# A hypervisor or log that restarts is back in seconds, and one that stays away is tried every 10 s,
-# which costs nothing.
+# A hypervisor or log that restarts is available again within seconds. One that stays unreachable is
+# tried every 10 s, which costs almost nothing.
 _FIRST_BACKOFF_S: Final = 1.0
 _LAST_BACKOFF_S: Final = 10.0
 # How long to flush the buffer to the log at the end of the process. systemd kills after 90 s, and a
 # person who stops a collector waits for it.
 LEAVE_S: Final = 5.0
-# A wall clock is slewed by milliseconds all the time; a larger step back is reported.
+# Time synchronisation moves a wall clock by milliseconds all the time; only a larger step back is
+# reported.
 WALL_SLACK_NS: Final = 1_000_000_000
 
 _log = structlog.get_logger()
@@ -72,7 +73,7 @@ class Collector:
     run
         Names this run of the process: sequence numbers count within it.
     sign
-        Signs the frames when they are sent, so that delayed frames carry the current key.
+        Signs a frame when it is sent, so that a delayed frame is signed with the current key.
     """
 
     def __init__(
@@ -146,15 +147,15 @@ class Collector:
             due_ns += interval_ns
             behind_ns = self._clock.mono_ns() - due_ns
             if behind_ns > 0:
-                # Late slots are skipped to keep the interval: two samples in quick succession would
-                # give rates over an interval that was not requested.
+                # Slots that have passed are skipped. If they were sampled late, two samples would
+                # follow each other quickly, and their rates would span less than the interval.
                 missed = behind_ns // interval_ns + 1
                 instruments.SLOTS_MISSED.labels(self._config.node).inc(missed)
                 due_ns += missed * interval_ns
             await asyncio.sleep((due_ns - self._clock.mono_ns()) / 1e9)
 
     async def _sample(self, due_ns: int) -> None:
-        """Put the frames of one slot into the buffer, or nothing if the node is slow."""
+        """Put the frames of one slot into the buffer; none while a slow answer is awaited."""
         node = self._config.node
         now_ns = self._clock.mono_ns()
         instruments.LATE_SECONDS.labels(node).observe(max(0.0, (now_ns - due_ns) / 1e9))
@@ -171,15 +172,16 @@ class Collector:
     async def _observe(self, now_ns: int) -> _Answer | None:
         """Return the answer of the hypervisor, None if there is none in this slot.
 
-        A call that takes longer continues in its own task, and no second one is started beside it;
-        the slots that pass meanwhile keep their times.
+        A call that takes longer than the slot continues in its own task. No second call is started
+        while it runs, and the times of the following slots do not shift.
         """
         if self._pending is None:
             if now_ns < self._retry_ns:
                 return None
             self._asked_ns = now_ns
             self._pending = asyncio.create_task(self._ask(), name="collect: sample")
-        # Not the whole interval: an answer in the last moment would be late in the next slot.
+        # The wait is shorter than the interval: an answer at its very end would delay the next
+        # slot.
         await asyncio.wait({self._pending}, timeout=0.9 * self._config.interval_s)
         if not self._pending.done():
             waited_s = (self._clock.mono_ns() - self._asked_ns) / 1e9
@@ -240,7 +242,8 @@ class Collector:
     def _put(self, content: Content) -> None:
         now_ns = self._clock.mono_ns()
         if dropped := self._buffer.make_room(now_ns=now_ns):
-            # The dropped frames may have held the only copy of an inventory item.
+            # The dropped frames may have held the only copy of an inventory item, so the whole
+            # inventory is sent again.
             self._inventory.forget()
             self._dropped_total += dropped
             self._note("frames_dropped", frames=dropped, frames_total=self._dropped_total)
@@ -251,7 +254,7 @@ class Collector:
             self._buffer.put(encoded)
 
     def _report_reachability(self, events: list[Event]) -> None:
-        """Report the loss and return of the hypervisor, unless the hypervisor does."""
+        """Report the loss and return of the hypervisor, unless its own events report them."""
         for event in events:
             if event.kind in {"hypervisor_lost", "hypervisor_back"}:
                 self._reported_lost = event.kind == "hypervisor_lost"
@@ -303,8 +306,8 @@ class Collector:
                 self._cut_smaller(frame, str(error))
                 continue
             except BaseException:
-                # The frame may be in the log or not. The engine identifies a frame by its source
-                # and sequence, so a duplicate is harmless and a missing frame is not.
+                # The frame may be in the log or not, so it is sent again. A duplicate is harmless,
+                # because the engine identifies a frame by its source and sequence.
                 self._buffer.put_back(frame)
                 raise
             self._health.progress("log")
@@ -319,8 +322,8 @@ class Collector:
             bytes=len(frame.value),
             reason=why,
         )
-        # A frame that was given up because it cannot be split may have held the only copy of an
-        # item.
+        # A frame that cannot be split is dropped and may have held the only copy of an inventory
+        # item, so the whole inventory is sent again.
         self._inventory.forget()
         for piece in self._source.cut_smaller(frame, self._buffer.take_all()):
             self._buffer.put(piece)

@@ -1,6 +1,7 @@
 """The loop of the engine: frames in; alerts, scores and rejected records out; and snapshots.
 
-A kill repeats alerts, with the same ids, and loses none (`engine.stream.consumer`).
+If the process is killed, its successor may repeat alerts, with the same ids. No alert is lost
+(`engine.stream.consumer`).
 """
 
 import asyncio
@@ -49,14 +50,14 @@ class DetectConfig:
     Attributes
     ----------
     node, run
-        Name this process and this run of it: its ticks are a source of their own.
+        Name this process and this run of it; together they identify the source of its ticks.
     group
         Members of one group share the partitions.
     snapshot_every_s
         Append time between two generations (snapshots) of one partition.
     tick_s
-        An idle partition gets a tick (heartbeat) this often, so that silence is data; None writes
-        none, for replays of records that contain their ticks.
+        An idle partition gets a tick (heartbeat) this often, so that the log clock advances during
+        silence. None writes no ticks, for replays of records that already contain them.
     """
 
     site: str
@@ -76,11 +77,11 @@ class Detector:
     open_frame
         Verifies the writer of a frame and decodes it; the default trusts every writer, for tests.
     sign
-        Signs the ticks.
+        Signs the ticks that the engine writes.
     key
         Signs alerts and scores; None leaves them unsigned, and planners reject them.
     state_keys
-        Sign the snapshots and say which ones are trusted; None trusts every writer, for tests.
+        Signs snapshots and decides which ones are trusted; None trusts every writer, for tests.
 
     Attributes
     ----------
@@ -106,7 +107,8 @@ class Detector:
         self._config = config
         self._clock = clock
         self._health = health
-        # When each partition was last read, and its counts in the metrics.
+        # By partition: the time of its last record or tick, and the counts last exported as
+        # metrics.
         self._heard_ns: dict[int, int] = {}
         self._exported: dict[int, dict[str, int]] = {}
         self._ticks: dict[int, int] = {}
@@ -118,7 +120,7 @@ class Detector:
             step=Partition.fold,
             open_frame=open_frame,
         )
-        # A role may be reopened within one process; each time it is a new source.
+        # A role may be reopened within one process; each time it is a new source of ticks.
         self._run = f"{config.run}.{clock.mono_ns():x}"
 
     @property
@@ -227,10 +229,10 @@ class Detector:
             instruments.SNAPSHOT_BYTES.labels(str(number)).set(size)
 
     def _export_coverage(self, scores: Scores) -> None:
-        """Count the VMs of a cell by the witnesses that are available if they die."""
+        """Count the VMs of a cell by the witnesses that would be available if they died."""
         heard = [witnesses_of(found) for found in scores.covered()[:, 0].tolist()]
         if scores.cell_vms is not UNSET:
-            # A minute may take several records.
+            # The scores of one minute may be in several records, whose VMs are counted together.
             minute_ms, others = self._heard.get(scores.cell, (0, []))
             heard = [*others, *heard] if minute_ms == scores.minute_ms else heard
             self._heard[scores.cell] = (scores.minute_ms, heard)
@@ -253,7 +255,7 @@ class Detector:
 
 
 def saving(config: DetectConfig, keys: StateKeys | None) -> Saving[Partition]:
-    """Return how the engine's states are saved; one of another configuration is passed over."""
+    """Return how the engine saves its state; a snapshot of another configuration is skipped."""
     wanted = {configuration_hash(config.configuration)}
     if configuration_hash(config.configuration) == configuration_hash(Configuration()):
         wanted |= CONTINUED

@@ -1,7 +1,8 @@
 """The loop of the forecaster: frames in, forecasts out, and its own state.
 
-It has its own group and process: no other role waits for it, and it may be down for as long as the
-log keeps frames. A kill repeats forecasts, with the same values (`engine.stream.consumer`).
+The forecaster has its own consumer group and process. No other role waits for it, and it may be
+down for as long as the log keeps frames. If it is killed, its successor may repeat forecasts, with
+the same values (`engine.stream.consumer`).
 """
 
 import asyncio
@@ -51,7 +52,7 @@ class Foreteller:
     open_frame
         Verifies the writer of a frame and decodes it; the default trusts every writer, for tests.
     state_keys
-        Sign the state and say which states are trusted; None trusts every writer, for tests.
+        Signs the state and decides which states are trusted; None trusts every writer, for tests.
     """
 
     def __init__(
@@ -98,7 +99,8 @@ class Foreteller:
         SnapshotTooNew
             A later release wrote the newest state.
         """
-        # At the first frame, compilation could take longer than the session timeout of the group.
+        # Kernels compile before the role joins its group: during the first frame, compilation could
+        # take longer than the session timeout of the group.
         compile_kernels()
         async with self._log.subscribe(FRAMES.name, group=self._config.group) as subscription:
             while True:

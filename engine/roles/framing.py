@@ -1,4 +1,4 @@
-"""From a sample to the frames for the log: sequence numbers, inventory and a bounded buffer.
+"""Turns a sample into frames for the log: sequence numbers, inventory and a bounded buffer.
 
 Nothing here waits for the log or calls the hypervisor; `engine.roles.collect` does.
 """
@@ -28,10 +28,11 @@ from flatline.engine.wire.frame import (
     encode_frame,
 )
 
-# 284 B is the widest row that the packing can produce, so this many rows, with their share of
-# events and inventory, stay below the size limit of a record (`envelope.MAX_RECORD_BYTES`).
+# A packed row has at most 284 B, so this many rows and the events and inventory in the same frame
+# stay below the size limit of a record (`envelope.MAX_RECORD_BYTES`).
 ROWS_PER_FRAME: Final = 2048
-# Names, tenants and disks of one VM take some 300 B, those of 512 VMs 150 kB beside the rows.
+# The inventory item of a VM (name, tenant, disks) takes some 300 B, so 512 items add 150 kB to the
+# rows of a frame.
 ITEMS_PER_FRAME: Final = 512
 
 _log = structlog.get_logger()
@@ -135,9 +136,9 @@ class Source:
     ) -> list[EncodedFrame]:
         """Return a refused frame and those behind it, split into frames that the log accepts.
 
-        Numbering continues from the refused frame, so the engine sees no gap: no later frame has
-        been sent yet. Frames made from now on obey the same size limit; a frame that cannot be
-        split any further is given up.
+        Numbering continues from the refused frame. No later frame has been sent yet, so the engine
+        sees no gap. Frames made from now on obey the same size limit. A frame that cannot be split
+        any further is dropped.
         """
         self._limit_bytes = min(self._limit_bytes, len(refused.value) - 1)
         self._sequence = refused.sequence
@@ -148,7 +149,7 @@ class Source:
         ]
 
     def _numbered(self, frame: Frame) -> list[tuple[Frame, bytes]]:
-        """Return a frame under the next number, split until each part is within the log's limit."""
+        """Give a frame the next sequence number; split it until each part fits the log's limit."""
         frame = replace(frame, header=replace(frame.header, sequence=self._sequence))
         try:
             value = encode_frame(frame)
@@ -218,7 +219,7 @@ def _halves(frame: Frame) -> tuple[Frame, Frame] | None:
 
 
 def row_cuts(rows: VmRows) -> list[slice]:
-    """Return the ranges of VMs that go into one frame each, as few as possible."""
+    """Return ranges of VM rows, one range for each frame, as few as possible."""
     cuts, start = [], 0
     bounds = None if rows.vcpus is None else rows.vcpus.bounds()
     while start < len(rows):
@@ -232,7 +233,10 @@ def row_cuts(rows: VmRows) -> list[slice]:
 
 
 def _fitting_event(event: Event) -> Event:
-    """Return an event with its texts cut to the length that readers accept; a VM may set any."""
+    """Return an event with its texts cut to the length that readers accept.
+
+    Guests and owners can cause texts of any length.
+    """
     if all(len(text) <= limits.MAX_TEXT for text in event.detail.values()):
         return event
     detail = {name: limits.clipped(text) for name, text in event.detail.items()}
@@ -242,8 +246,8 @@ def _fitting_event(event: Event) -> Event:
 def _fitting_item(item: InventoryItem) -> InventoryItem:
     """Return an inventory item within the limits of readers.
 
-    A truncated tenant or group would name another one, so it becomes unknown. Likewise, a VM with
-    more devices than a reader accepts has unknown dependencies.
+    A truncated tenant or group would name another one, so it becomes unknown. Of a VM with more
+    devices than a reader accepts, only the first ones are kept, so its dependencies are incomplete.
     """
     texts = (item.name, item.tenant, item.group, item.flavor)
     devices = (*item.disks.items(), *item.nics.items())
@@ -271,7 +275,7 @@ def _pieces(count: int, size: int) -> int:
 
 
 class InventoryChanges:
-    """Tracks the inventory items that the engine has not received, or not lately."""
+    """Selects the inventory items to send: those that changed, and periodically all of them."""
 
     def __init__(self, every_s: float) -> None:
         self._every_ns = round(every_s * 1e9)

@@ -31,18 +31,21 @@ from flatline.engine.roles.results import Results
 
 _log = structlog.get_logger()
 
-# An alert on a dead guest fires after some 30 s; by then two rounds have missed its answer.
+# Time between two rounds. An alert on a dead guest fires after some 30 s; by then the guest has not
+# answered in two rounds.
 ROUND_S: Final = 10.0
-# How many guests are probed concurrently. A probe sends at most three frames a card in 1.2 s, so a
-# node whose guests have one card sends at most 20 a second; a round over more guests takes longer.
+# How many guests are probed concurrently. A probe sends at most three Ethernet frames in 1.2 s for
+# each network card. So a node whose guests have one card each sends at most 20 frames a second; on
+# a node with many guests, a round takes longer.
 _AT_ONCE: Final = 8
 _PROBE_S: Final = 1.5
-# libvirt itself waits for a silent agent, for 9 s at most, and then reports it.
+# Time limit for an answer of the guest agent in a round. libvirt itself waits for up to 9 s before
+# it reports that the guest agent is silent.
 _AGENT_S: Final = 12.0
-# During a preflight check, which waits 4 s between its samples.
+# The same limit during a preflight check, which waits 4 s between its samples.
 _AGENT_TIMEOUT_S: Final = 3.0
-# Leases last hours. A guest that changes its address by itself is silent until then; the silence of
-# one guest leads to no order.
+# How long a guest's addresses are kept before they are queried again; DHCP leases last hours. A
+# guest that changes its address by itself seems silent for this long. That alone causes no order.
 _ADDRESSES_NS: Final = 300 * 10**9
 # The reporting period of a balloon if the agent sets it.
 BALLOON_PERIOD_S: Final = 10
@@ -60,7 +63,8 @@ class GuestProbing:
     Parameters
     ----------
     watch, prober
-        None if not available: then no sign is known of any guest.
+        None if not available. Without `watch`, no sign of life is known of any guest; without
+        `prober`, only the answers to probes are unknown.
     sets_balloons
         Whether to set a period for a balloon that has none.
     """
@@ -90,7 +94,7 @@ class GuestProbing:
         self._room = asyncio.Semaphore(_AT_ONCE)
 
     async def run(self) -> None:
-        """Watch until cancelled; a sign that cannot be read is unknown and ends nothing."""
+        """Watch until cancelled; a sign that cannot be read counts as unknown."""
         while True:
             began_ns = self._clock.mono_ns()
             try:
@@ -134,7 +138,7 @@ class GuestProbing:
                 await self._set_balloon(one)
 
     async def asked(self, vm: bytes) -> tuple[Sign, Sign]:
-        """Return the signs of a probe and of the guest agent now; both are unknown by default."""
+        """Probe a guest and call its agent now; return both signs, unknown where not possible."""
         one = self._roster.get(vm)
         if one is None:
             return "unknown", "unknown"
@@ -145,7 +149,7 @@ class GuestProbing:
         return probe.sign, agent
 
     def signs(self, sample: PreflightSample, asked: tuple[Sign, Sign]) -> Signs:
-        """Return the signs of life of a guest as of a preflight sample, after it was probed."""
+        """Return the signs of life of a guest as of `sample`, given the result of `asked`."""
         probe, agent = asked
         return signs_of(self._guests.get(sample.vm), sample, probe=probe, agent=agent)
 
@@ -165,7 +169,11 @@ class GuestProbing:
         return self._of_all_cards(one, answers)
 
     def _of_all_cards(self, one: ObservedGuest, answers: Sequence[ProbeAnswer]) -> ProbeAnswer:
-        """Return the answer of any card, else the silence of one whose bridge works."""
+        """Return the result for a guest from the results of its network cards.
+
+        An answer of any card counts. Without one, the guest is silent if a card on a working bridge
+        is silent.
+        """
         now_ns, silent = self._clock.mono_ns(), False
         for card, answer in zip(one.cards, answers, strict=True):
             on_it = self._on_bridges.setdefault(card.bridge, {})
@@ -204,7 +212,7 @@ class GuestProbing:
                 self._results.noticed("console_panic", one.vm, {"line": line})
 
     def _failed(self, channel: str, vm: bytes, error: Exception) -> None:
-        """Count a failed query, and log it once a VM: an error in Flatline must be visible."""
+        """Count a failed query, and log it once for each VM and channel, so that it is visible."""
         instruments.SIGNS_UNREAD.labels(channel).inc()
         if (vm, channel) not in self._logged:
             self._logged.add((vm, channel))

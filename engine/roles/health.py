@@ -10,8 +10,8 @@ from typing import Final, Protocol
 
 import structlog
 
-# Every loop of a role reports at least once a second or when a wait of its own ends. The longest
-# wait is the back-off of 30 s; after twice that a loop is stuck, not slow.
+# A loop of a role reports at least once a second, or when a wait of its own ends. The longest such
+# wait is a back-off of 30 s. A loop without a report for twice that time is stuck, not slow.
 STUCK_AFTER_S: Final = 60.0
 
 _log = structlog.get_logger()
@@ -103,7 +103,7 @@ class Health:
         return Verdict(ok=not (waiting or stuck), sentences=waiting + stuck)
 
     def live(self) -> Verdict:
-        """Return whether every part that ever reported did so lately."""
+        """Return whether every known part has reported within the last `stuck_after_s` seconds."""
         now_ns = self._clock.mono_ns()
         stuck = tuple(
             f"{what} has not reported for {(now_ns - part.heard_ns) / 1e9:.0f} s."

@@ -1,4 +1,4 @@
-"""Control records as planner and agent process them: rejected ones are counted."""
+"""Reads control records for planner and agent, and counts those that are rejected."""
 
 from collections.abc import Mapping
 
@@ -22,8 +22,8 @@ def hear_record(
     Parameters
     ----------
     journal
-        Where a rejected record is kept; with None it is only counted. Only planners pass one, so
-        that a record is not kept once by each agent.
+        Keeps a rejected record; with None the record is only counted. Only planners pass a journal.
+        Otherwise each agent would keep a copy of the same record.
     """
     heard = hear(
         record.key,

@@ -1,9 +1,9 @@
 """The loop that notifies people: pages from the journal, and a heartbeat for the notifier.
 
-A page that the receiver never accepts is journaled with the reason and skipped. A page that fails
-temporarily is sent again, and those behind it are sent meanwhile. `FlatlineAlive` fires all the
-time, so that its absence is the last alarm (dead man's switch): it is sent only while the log can
-be read.
+A page that the receiver refuses for good is journaled with the reason and skipped. A page that
+fails temporarily is sent again later, and the pages after it do not wait for it. The heartbeat
+`FlatlineAlive` is sent only while the log can be read. Its absence is the last alarm (dead man's
+switch).
 """
 
 import asyncio
@@ -24,18 +24,21 @@ from flatline.engine.wire.topics import JOURNAL
 # All notifiers share this group, so that each entry is sent by one of them.
 GROUP: Final = "flatline-notify"
 ALIVE: Final = "FlatlineAlive"
-# Receivers of dead man's switches raise an alarm after some minutes.
+# The receiver of the heartbeat raises an alarm after some minutes without one.
 ALIVE_EVERY_MS: Final = 60_000
-# Older entries need no immediate action; a new group starts at the beginning of the journal.
+# Older pages are not sent, because they need no immediate action. A new group starts at the
+# beginning of the journal, so it reads many of them.
 MAX_AGE_MS: Final = 3_600_000
 
 _MAX_RECORDS: Final = 500
 _POLL_S: Final = 1.0
 _FIRST_BACKOFF_S: Final = 1.0
 _LAST_BACKOFF_S: Final = 30.0
-# The pages of an hour in a storm; beyond this nothing is read until some are sent or too old.
+# The most waiting pages: those of one hour in a storm. At this number, nothing more is read until
+# some pages have been sent or have become too old.
 _MOST_WAITING: Final = 1000
-# Each failure may take the whole time limit of the receiver, and delays the log and the probes.
+# The most failed requests in one pass. Each may take the whole time limit of a request, and during
+# that time this role neither reads the log nor reports its health.
 _FAILURES_A_PASS: Final = 3
 # How long to wait for pending journal entries at the end of the process.
 _LEAVE_S: Final = 2.0
@@ -107,7 +110,7 @@ class Notifying:
             await asyncio.wait({saying})
 
     async def _write_for_ever(self) -> None:
-        """Journal the refused pages; if that fails, pages are sent all the same."""
+        """Journal the refused pages; if that fails, pages are still sent."""
         backoff = Backoff(_FIRST_BACKOFF_S, _LAST_BACKOFF_S)
         while True:
             try:
@@ -155,14 +158,14 @@ class Notifying:
             self._waiting.append(_Page(notice, record.partition, record.offset, backoff))
 
     def _done(self) -> dict[int, int]:
-        """Return, by partition, the offset below which all is settled, where it changed."""
+        """Return, by partition, the offset below which no page waits, unless it is committed."""
         first = dict(self._next)
         for page in self._waiting:
             first[page.partition] = min(first[page.partition], page.offset)
         return {number: at for number, at in first.items() if at != self._committed.get(number)}
 
     async def _send_due(self) -> None:
-        """Try the pages that are due; a failure does not hold up those behind it."""
+        """Try the pages that are due; a failed page does not delay the pages after it."""
         failures = 0
         # New pages come first, else many failing ones would delay them.
         for page in sorted(self._waiting, key=lambda page: page.due_ns):
@@ -197,7 +200,7 @@ class Notifying:
             self._away_ns = max(self._away_ns, self._clock.mono_ns() + pause_ns)
 
     async def _send(self, notice: Notice, backoff: Backoff) -> int | None:
-        """Send a notice; None if that settled it, else after how many ns to try again."""
+        """Send a notice; None if accepted or refused, else the pause before a retry in ns."""
         try:
             await self._notifier.send(notice)
         except NotifierRefused as error:
@@ -219,7 +222,7 @@ class Notifying:
     def _note_refusal(self, notice: Notice, why: str) -> None:
         """Journal that a page was refused, and why."""
         if notice.name == ALIVE:
-            # Logged once a minute: the receiver's side notices its absence.
+            # Logged once a minute and not journaled: the receiver raises an alarm without it.
             _log.error("The webhook refuses the heartbeat.", reason=why)
             return
         about = notice.labels

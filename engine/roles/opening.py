@@ -12,14 +12,15 @@ from flatline.engine.wire.frame import Frame
 from flatline.engine.wire.frame_mac import FrameKeys, open_frame
 from flatline.engine.wire.table import Widen
 
-# The record itself is in `rejected` with its reason; a flood must not fill the log file too.
+# A wrong MAC is logged at most once in this time, so that a flood does not fill the log file. The
+# engine writes each such record to the topic `rejected` with the reason.
 _REPORT_EVERY_NS: Final = 60_000_000_000
 
 _log = structlog.get_logger()
 
 
 def unsigned(_record_key: bytes, _value: bytes) -> Headers:
-    """Return no headers: the signature of a writer without a key."""
+    """Return no headers, for a writer without a key."""
     return ()
 
 

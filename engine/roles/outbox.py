@@ -1,4 +1,4 @@
-"""The outbox of a planner or agent: records kept in order until the log has them, in one chain."""
+"""The outbox and the journal of a role: records that wait, in order, until the log has them."""
 
 import asyncio
 from collections import deque
@@ -20,7 +20,8 @@ from flatline.engine.wire.journal import EntryKind, encode_entry
 from flatline.engine.wire.rejected import encode_rejected, rejected_key
 from flatline.engine.wire.topics import JOURNAL, REJECTED
 
-# A log that restarts is back in seconds; one that stays away is tried twice a minute.
+# A log that restarts is available again within seconds; one that stays unreachable is tried twice a
+# minute.
 _FIRST_BACKOFF_S: Final = 0.5
 _LAST_BACKOFF_S: Final = 30.0
 
@@ -31,7 +32,7 @@ _log = structlog.get_logger()
 
 
 class Outbox:
-    """Appends records in order, each until the log has it: at least once."""
+    """Appends records in order and retries each until the log has it: at-least-once delivery."""
 
     def __init__(self, log: Log, *, health: Health) -> None:
         self._log = log
@@ -48,7 +49,7 @@ class Outbox:
         self._filled.set()
 
     async def emptied(self, *, within_s: float) -> bool:
-        """Return whether all queued records are in the log, after `within_s` at most."""
+        """Wait for at most `within_s` and return whether all queued records are in the log."""
         try:
             async with asyncio.timeout(within_s):
                 await self._empty.wait()
@@ -88,7 +89,8 @@ class Outbox:
             try:
                 await self._log.append(topic, key=key, value=value, headers=headers)
             except (LogUnreachable, LogProducerBroken) as error:
-                # The adapter creates a new producer; duplicates are recognized by their ids.
+                # The log connector creates a new producer. The record may be appended twice;
+                # readers recognise the duplicate by its ids.
                 pause_s = backoff.failed()
                 self._health.waiting("outbox", f"{error} Retrying in {pause_s:g} s.")
                 await asyncio.sleep(pause_s)
@@ -115,7 +117,7 @@ class Journal:
     writer
         Names the chain: a role, its place and the run of the process.
     cell
-        Key of entries without a cell of their own.
+        Record key of entries that name no cell.
     """
 
     def __init__(self, outbox: Outbox, *, clock: Clock, writer: str, cell: str) -> None:
@@ -137,7 +139,8 @@ class Journal:
         page: bool = False,
     ) -> None:
         """Add one entry; `page` requests that a person be notified (`engine.roles.notify`)."""
-        # A sentence may contain the name of a tenant, pool or VM as its owner wrote it.
+        # A sentence may contain names of tenants, pools or VMs. Their owners choose these names, so
+        # control characters are escaped.
         plain = {name: one_line(text) for name, text in (detail or {}).items()}
         sentence = one_line(sentence)
         self.head, entry = extend(
@@ -158,7 +161,7 @@ class Journal:
         (_log.error if page else _log.info)(sentence, kind=kind, **known)
 
     def reject(self, record: Record, *, reason: str, detail: str, page: bool = False) -> None:
-        """Keep a rejected record, and journal the reason."""
+        """Write a rejected record to the topic `rejected`, and journal the reason."""
         value = encode_rejected(
             record.value,
             topic=record.topic,
@@ -191,7 +194,8 @@ async def follow(
     Raises
     ------
     LogError
-        The log refused. While it is unreachable this waits, and then continues where it stopped.
+        The log refused the read. While the log is unreachable, this function waits, and then it
+        continues where it stopped.
     """
     what, backoff = f"{topic}/{partition}", Backoff(_FIRST_BACKOFF_S, _LAST_BACKOFF_S)
     while True:
@@ -213,7 +217,7 @@ async def follow(
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """Raise the first error of a task group by itself, since callers expect plain errors."""
+    """Raise the first error of a task group instead of the group: callers expect single errors."""
     try:
         yield
     except BaseExceptionGroup as group:

@@ -1,7 +1,7 @@
 """The loop of the planner: reads the log, steps the state machine, carries out its instructions.
 
-Any number of planners may run: the order of the log decides which order counts. All state follows
-from the log.
+Any number of planners may run: if two of them order the same step, the first record in the log
+counts. All state follows from the log.
 """
 
 import asyncio
@@ -59,15 +59,17 @@ from flatline.engine.wire.topics import ALERTS, CONTROL, ORDERS, SCORES
 _TICK_S: Final = 1.0
 # Scores come once a minute; older ones do not describe the current load of the nodes.
 _SCORES_BACK_MS: Final = 300_000
-# A week of alerts is read in a second; older recoveries are observed again.
+# How far back recoveries are read: a week of alerts takes a second. Older recoveries are forgotten;
+# the next recovery of such a VM is learned again.
 _RECOVERIES_BACK_MS: Final = 7 * DAY_MS
 # How long to wait for pending records at the end of the process.
 _LEAVE_S: Final = 2.0
 
 _log = structlog.get_logger()
 
-# A control command has a few hundred bytes, but any writer may write one of the maximal record size
-# for each key that `engine.action.commands` keeps.
+# Limits of the records kept for `_write_back`: bytes of an unsigned command, and number of records.
+# A command has a few hundred bytes, but any writer may write one of the maximal record size for
+# each key that `engine.action.commands` keeps.
 _STANDING_BYTES: Final = 4_096
 _MOST_STANDING: Final = 30_000
 
@@ -115,8 +117,8 @@ class Planner:
         self._health = health
         self._state = PlannerState(name=config.name, site=config.site)
         self._turn = asyncio.Lock()
-        # By record key: the record of the command in force, and the keys whose command a rejected
-        # record has displaced since.
+        # `_standing` holds, by record key, the record of the command in force. `_displaced` holds
+        # the keys whose command in the log was displaced by a rejected record.
         self._standing: dict[bytes, tuple[bytes, Headers]] = {}
         self._displaced: set[bytes] = set()
         self._outbox = Outbox(log, health=health)
@@ -165,14 +167,15 @@ class Planner:
                     await self._outbox.emptied(within_s=_LEAVE_S)
 
     async def _catch_up(self) -> dict[Place, int]:
-        """Read the records that determine the state, oldest first; return where to read on."""
+        """Read the records that determine the state; return the next offset of each partition."""
         now_ms = self._clock.now_ms()
         next_offsets: dict[Place, int] = {}
         await self._replay(CONTROL.name, 0, next_offsets)
         self._write_back()
         await self._learn_recoveries(now_ms)
         await self._replay(ORDERS.name, 0, next_offsets, since_ms=now_ms - DAY_MS)
-        # An incident whose step still runs needs every alert since its first order.
+        # An incident whose step still runs needs every alert since its first order, so alerts are
+        # read from the oldest order of the last day on.
         given = [entry.order.issued_ms for entry in self._state.history]
         alerts_ms = min(now_ms - VERDICT_WINDOW_MS, *given, now_ms)
         for partition in range(self._log.partitions(ALERTS.name)):
@@ -184,13 +187,14 @@ class Planner:
         return next_offsets
 
     async def _learn_recoveries(self, now_ms: int) -> None:
-        """Read which VMs recovered by themselves lately: they get time to do so again."""
+        """Read which VMs recovered by themselves lately, so that they get time to do so again."""
         for partition in range(self._log.partitions(ALERTS.name)):
             offset = await self._log.offset_at(
                 ALERTS.name, partition, time_ms=now_ms - _RECOVERIES_BACK_MS
             )
             for record in await self._log.read_to_end(ALERTS.name, partition, offset=offset):
-                # Rejections are journaled later, when the alerts are read in their turn.
+                # Rejected alerts are skipped here. Those that are recent are read again by
+                # `_replay`, which journals them.
                 with suppress(RecordRejected, FoldFailed):
                     seen = self._read_as(record)
                     if isinstance(seen, AlertSeen) and seen.alert.state == "resolved":
@@ -225,7 +229,8 @@ class Planner:
         try:
             await self._feed(Tick(now_ms) if self._state.live else CaughtUp(now_ms))
         except FoldFailed as failure:
-            # A state that cannot be stepped gives no orders; a person must be notified.
+            # While this fails, the planner gives no orders. Its health reports that it waits, so
+            # that a person is notified.
             instruments.POISON.labels("planner").inc()
             self._health.waiting("plan", f"The planner cannot process a timer event: {failure}")
             _log.error("The planner cannot process a timer event.", exc_info=failure.cause)
@@ -234,12 +239,12 @@ class Planner:
             self._health.progress("plan")
 
     async def _read(self, record: Record) -> None:
-        """Process one record with any content."""
+        """Process one record; no content of a record stops the planner."""
         try:
             try:
                 await self._take_in(record)
             except FoldFailed as failure:
-                # The first failure may be a fault of the machine.
+                # The first failure may be a transient fault of the machine.
                 _log.warning(f"A record is processed once more: {failure}", topic=record.topic)
                 await self._take_in(record)
         except RecordRejected as error:
@@ -248,8 +253,8 @@ class Planner:
             instruments.POISON.labels("planner").inc()
             self._journal.reject(record, reason="poison", detail=str(failure), page=True)
             if record.topic in (CONTROL.name, ORDERS.name):
-                # An order that is not counted, or a command that is not obeyed, must stop all
-                # orders.
+                # The record may be an order that is now missing from the limits, or a pause. So it
+                # is replaced by a pause of the whole site, which stops all orders.
                 hold = unreadable(record.key, time_ms=record.time_ms, why=str(failure))
                 await self._feed(ControlSeen(hold, self._clock.now_ms(), record.key))
 
@@ -304,7 +309,7 @@ class Planner:
         return LoadSeen(scores.cell, _load(scores), now_ms)
 
     def _heard(self, record: Record, now_ms: int) -> ControlSeen | None:
-        """Return the effect of a control record, and note which command is now in its place."""
+        """Return the effect of a control record, and note the command in force under its key."""
         known, trust = self._state.controls, self._config.trusted
         heard = hear_record(record, trust=trust, controls=known, journal=self._journal)
         if heard.displaces:
@@ -333,7 +338,7 @@ class Planner:
         self._standing[record.key] = value, headers
 
     def _write_back(self) -> None:
-        """Append the commands again that rejected records have displaced from the log.
+        """Append again the commands that rejected records have displaced from the log.
 
         Compaction keeps only the newest record of a key, so a planner or agent that starts later
         would not find the command that is still in force here.
@@ -351,7 +356,8 @@ class Planner:
         Raises
         ------
         FoldFailed
-            Stepping raised. The state is a value, so it is as it was before the event.
+            Stepping raised an error. The state is immutable, so it is still the one before the
+            event.
         """
         async with self._turn:
             try:

@@ -1,4 +1,4 @@
-"""Reads orders and control for one agent: each record once, and detects a replaced log."""
+"""Reads orders and control for one agent, each record once, and detects a replaced log."""
 
 from collections.abc import Callable, Mapping
 from hashlib import blake2b
@@ -22,7 +22,7 @@ TOPICS: Final = (CONTROL.name, ORDERS.name)
 
 
 class LogChanged(Exception):
-    """A topic holds another record at a position that was read before; its name is the message."""
+    """A topic holds another record at an offset read before; the message names the topic."""
 
 
 # The receiver of orders: the order, its record, and the history before it.
@@ -89,7 +89,10 @@ class Reading:
         await self.read_to_ends()
 
     async def cut_topic(self) -> str | None:
-        """Return a topic that lost the read position, so that newer records would be missed."""
+        """Return a topic that no longer holds the read position, None if both topics hold it.
+
+        In such a topic, records after that position may have been deleted unread.
+        """
         for topic in TOPICS:
             bounds = await self._log.bounds(topic, 0)
             if not bounds.earliest <= self.next_offsets[topic] <= bounds.end:
@@ -112,7 +115,7 @@ class Reading:
                 await self.read(record)
 
     async def read(self, record: Record) -> None:
-        """Process one record, each once: the barrier and the tail both deliver it."""
+        """Process one record, if it is new: `read_to_ends` and the tail may both deliver it."""
         if record.offset < self.next_offsets[record.topic]:
             return
         self.next_offsets[record.topic] = record.offset + 1
@@ -124,8 +127,8 @@ class Reading:
             except Exception:  # noqa: BLE001 - the first failure may be a fault of the machine
                 self._take_in(record)
         except Exception as error:  # noqa: BLE001 - an error of one record must not stop the others
-            # The state is a value and unchanged. A record that is not counted must not let other
-            # orders run.
+            # The state is immutable, so it is unchanged and lacks this record. The record may be an
+            # order or a pause, so a pause of the whole site takes its place.
             detail = f"{type(error).__name__}: {error}"
             instruments.POISON.labels("agent").inc()
             self._journal.reject(record, reason="poison", detail=detail, page=True)
@@ -135,8 +138,8 @@ class Reading:
     def _take_in(self, record: Record) -> None:
         """Apply one record."""
         if record.topic == CONTROL.name:
-            # A planner keeps rejected records, so that they are not written once by each of a
-            # thousand agents.
+            # Planners write a rejected record to the topic `rejected`. If agents did so too, each
+            # of a thousand agents would write a copy.
             heard = hear_record(record, trust=self._trusted, controls=self.controls)
             self.controls = fold_command(self.controls, record.key, heard)
             return
@@ -172,9 +175,10 @@ def record_hash(record: Record) -> str:
 
 
 async def found_at(log: Log, position: LogPosition) -> LogPosition:
-    """Return the current hashes of the log at the position of `position`.
+    """Return the current hashes of the log at the offsets of `position`.
 
-    A hash is empty if there is no record: not written any more, or compacted away.
+    A hash is empty if the log has no record there: it was deleted or compacted, or the log ends
+    before it.
     """
     hashes = []
     for topic, offset in ((ORDERS.name, position.orders - 1), (CONTROL.name, position.control - 1)):

@@ -2,7 +2,8 @@
 
 Offsets are committed only after the store has acknowledged the rows. A store that is down is
 retried without limit; meanwhile nothing is read, so memory is bounded by one batch. Rows that the
-store never accepts are written to `rejected` with the reason. Detection does not depend on this.
+store never accepts are written to `rejected` with the reason. Detection does not depend on the
+historian.
 """
 
 import asyncio
@@ -49,16 +50,17 @@ from flatline.engine.wire.topics import (
     SNAPSHOTS,
 )
 
-# The most records read before they are written: 200 frames of 200 VMs are a third of a million
-# rows' worth of numbers, some 60 MB as text.
+# The most records of one poll. 50 frames of 200 VMs are 90,000 rows, some 15 MB as text.
 _MAX_RECORDS: Final = 50
 _POLL_S: Final = 0.5
 # The target size of a batch: requests of a few thousand rows cost the store least.
 _ENOUGH_ROWS: Final = 20_000
-# A store that restarts is back in seconds; one that stays away is tried twice a minute.
+# A store that restarts is available again within seconds; one that stays unreachable is tried twice
+# a minute.
 _FIRST_BACKOFF_S: Final = 0.5
 _LAST_BACKOFF_S: Final = 30.0
-# Often enough to stay a member of the group and to report that the part waits.
+# How often the historian polls and reports while it waits for the store: often enough to stay a
+# member of its group and not to count as stuck.
 _KEEP_S: Final = 1.0
 
 _FAMILY_OF: Final = {family[0].name: family for family in FAMILIES}
@@ -93,7 +95,7 @@ class RecordConfig:
 
 
 def decoded(record: Record) -> Frame:
-    """Return the frame of a record of any writer, for tests."""
+    """Return the frame of a record without checking its writer, for tests."""
     return decode_frame(record.value)
 
 
@@ -103,12 +105,12 @@ class Recorder:
     Parameters
     ----------
     history
-        Takes the rows. Without `HistoryQuery` there are no hours, since they are computed from the
-        minutes in the store.
+        Stores the rows. A store that is no `HistoryQuery` gets no hourly rows, since these are
+        computed from the minutes in the store.
     open_frame
         Verifies the writer of a frame and decodes it.
     state_keys
-        Sign the state and say which states are trusted; None trusts every writer, for tests.
+        Signs the state and decides which states are trusted; None trusts every writer, for tests.
     """
 
     def __init__(
@@ -208,14 +210,14 @@ class _Stream:
     def _forget(self) -> None:
         """Reset: unacknowledged records are read again by the new owner of their partition."""
         self._points: list[Points] = []
-        # The record of each of the points.
+        # For each element of `_points`, the record that it came from.
         self._origins: list[Record] = []
         self._rows = 0
         self._next: dict[int, int] = {}
         self._since_ns: int | None = None
 
     async def run(self, topic: str) -> None:
-        """Write the rows of each record by itself."""
+        """Turn each record into rows, independently of other records, and write them in batches."""
         self._part = f"history of {topic}"
         while True:
             delivery = await self._poll()
@@ -227,7 +229,7 @@ class _Stream:
                         record, record.value, reason=rejection.reason, detail=rejection.detail
                     )
                 except Exception as error:  # noqa: BLE001 - one record must not stop the others
-                    # Each record is independent: a second attempt would end the same.
+                    # The rows depend on this record alone, so a second attempt would fail too.
                     instruments.POISON.labels("historian").inc()
                     detail = f"{type(error).__name__}: {error}"
                     await self._reject(record, record.value, reason="poison", detail=detail)
@@ -272,7 +274,7 @@ class _Stream:
         return True
 
     async def _insist(self, call: Callable[[], Awaitable[T]]) -> T | None:
-        """Retry without limit; None if the partitions were reassigned meanwhile."""
+        """Retry a call without limit; None if the partitions were reassigned meanwhile."""
         backoff = Backoff(_FIRST_BACKOFF_S, _LAST_BACKOFF_S)
         while True:
             try:
@@ -315,7 +317,7 @@ class _Stream:
         await self._reject(origin, row.text, reason="unstorable", detail=row.reason)
 
     async def _reject(self, record: Record, value: bytes, *, reason: str, detail: str) -> None:
-        """Keep content that the history does not accept, with the reason."""
+        """Write content that the store refuses to the topic `rejected`, with the reason."""
         instruments.HISTORY_REJECTED.labels(reason).inc()
         _log.warning("The history rejects these rows.", topic=record.topic, reason=detail[:500])
         await append_or_give_up(
@@ -334,12 +336,12 @@ class _Stream:
 
 
 class _Frames(_Stream):
-    """Frames: their rows, minutes and completed hours; their state is saved beside the offsets."""
+    """The topic of frames: writes samples, minutes and ended hours, and saves the state."""
 
     consumer: Consumer[FrameFold, list[Points]]
 
     async def run(self, topic: str = FRAMES.name) -> None:
-        """Write the rows of frames, and keep the state for the next ones."""
+        """Write the rows of frames, and save the state that the next frames need."""
         self._part = f"history of {topic}"
         while True:
             delivery = await self._poll()
@@ -367,7 +369,10 @@ class _Frames(_Stream):
             self._put(points, record)
 
     async def _close_hours(self) -> bool:
-        """Aggregate the ended hours from the rows in the store; False if `_write` would be."""
+        """Aggregate the ended hours from the rows in the store.
+
+        False if the partitions were reassigned meanwhile.
+        """
         for fold in self.consumer.states.values():
             for hour in fold.due_hours():
                 if isinstance(self._history, HistoryQuery) and not await self._close_hour(

@@ -72,12 +72,12 @@ class Replayer:
     Parameters
     ----------
     policies
-        By a unique name; each gets its own planner over the same alerts.
+        By unique name; each policy gets its own planner, and all planners read the same alerts.
 
     Attributes
     ----------
     alerts, fired
-        Lines by kind and state, and the ids of all alerts that ever fired.
+        Number of alert lines by kind and state, and the ids of all alerts that ever fired.
     frames, vm_samples
         Frames folded, and rows of VMs in them.
     planned
@@ -105,7 +105,8 @@ class Replayer:
         self.fired: set[str] = set()
         self.frames = 0
         self.vm_samples = 0
-        # By VM, each minute in which its witnesses changed, and those available from then on.
+        # By VM: the minutes in which its available witnesses changed, each with the witnesses
+        # available from then on.
         self.witnesses: dict[str, list[tuple[int, tuple[str, ...]]]] = {}
         self.observed_s_by_day: dict[int, float] = {}
         self._observed_s: dict[bytes, NDArray[np.float64]] = {}
@@ -142,7 +143,8 @@ class Replayer:
         if header.role != "collector":
             return
         rows = frame.rows
-        # If a monitor does not answer, libvirt still has the VM's CPU time.
+        # A VM counts as seen if its CPU time is known: libvirt has this even if the VM's monitor
+        # does not answer.
         known = np.ones(len(rows), np.bool_) if missing is None else ~missing[_CPU_ROW]
         seen = int(np.count_nonzero(known))
         self.frames += 1
@@ -168,7 +170,7 @@ class Replayer:
         return (self._last_ms - self._first_ms) / 1000
 
     def vm_days(self) -> dict[str, float]:
-        """Return how long each VM was seen, by its own id."""
+        """Return how long each VM was seen, in days, by its name in the recording."""
         days: dict[str, float] = {}
         for roster, observed_s in self._observed_s.items():
             for index, seconds in enumerate(observed_s):
@@ -188,13 +190,13 @@ class Replayer:
         return configuration_hash(self.configuration)
 
     def digest(self) -> str:
-        """Return sha256 over all state that decides; of several partitions, over their digests."""
+        """Return the sha256 of all state that affects decisions; `+` joins those of partitions."""
         return "+".join(digest(self._partitions[number]) for number in sorted(self._partitions))
 
     def _alert(self, alert: Alert, event_s: float, time_ms: int) -> Iterator[AlertLine]:
         for planned in self.planned.values():
             self._planner_saw(planned, alert, event_s, time_ms)
-        # A firing alert is published again every minute; a line reports a transition.
+        # A firing alert is published again every minute, but only a transition gives a line.
         if self._reported.get(alert.id, -1) == alert.transition:
             return
         self._reported[alert.id] = alert.transition
@@ -208,7 +210,8 @@ class Replayer:
         scope, subject = alert.scope, alert.subject
         if scope == "vm":
             subject = name(subject, subject)
-        # A recording of one cell is a fleet: an event of the cell concerns all of its VMs.
+        # A recording that names its VMs is a dataset of one cell. The ground truth calls that cell
+        # the fleet.
         whole = scope == "cell" and len(self._names) > 0
         return AlertLine(
             t=event_s,
@@ -227,7 +230,8 @@ class Replayer:
 
     def _planner_saw(self, planned: Planned, alert: Alert, event_s: float, time_ms: int) -> None:
         if alert.id in planned.ordered:
-            # Left to people, but it still counts as trouble of its cell.
+            # The incident is left to people, so nothing more is ordered for it. It still counts
+            # among the incidents of its cell.
             alert = msgspec.structs.replace(alert, suggested_action="none")
         self._feed(planned, AlertSeen(alert, time_ms, time_ms), event_s, time_ms)
 
@@ -272,7 +276,7 @@ class Replayer:
         return min(sites, default="replay")
 
     def _ordered(self, planned: Planned, order: Order, event_s: float, time_ms: int) -> None:
-        """Record an order, and give the planner its result as the log would."""
+        """Record an order, and give it and its result to the planner, as if read from the log."""
         planned.orders.append(
             OrderLine(
                 t=event_s,

@@ -58,13 +58,14 @@ SENTENCES: Final = {
 
 Acted = Literal["action_sent", "action_returned", "action_unknown"]
 
-# An agent sends frames when it acts, at no interval; a header needs one all the same.
+# The interval in the header of an agent's frames. An agent sends frames at no fixed interval, but
+# the header requires a value.
 _INTERVAL_MS: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Author:
-    """The identity of an agent, and its keys for results (`key`) and frames."""
+    """The identity of an agent; `key` signs its results, and `sign` authenticates its frames."""
 
     site: str
     zone: str
@@ -85,7 +86,7 @@ class End:
 
 
 def ended(outcome: Outcome, rule: str, **values: object) -> End:
-    """Return an end with its sentence, the placeholders of which `values` fill."""
+    """Return the end of an order; `values` fill the placeholders in the sentence of `rule`."""
     return End(outcome, rule, SENTENCES[rule].format(**values))
 
 
@@ -129,9 +130,9 @@ class Results:
     def acted(
         self, kind: Acted, order: Order | StepEntry, *, dry_run: bool, outcome: str = ""
     ) -> None:
-        """Report a call to the engine, so that it tracks the VM.
+        """Tell the engine about a call to the hypervisor, so that the engine tracks the VM.
 
-        `outcome` of a call that returned is `refused` if nothing was done.
+        The `outcome` "refused" or "expired" means that the call did nothing.
         """
         detail = {
             "incident": order.incident,
@@ -167,7 +168,7 @@ class Results:
         self._outbox.put(FRAMES.name, key=key, value=value, headers=author.sign(key, value))
 
     def journalled(self, sentence: str, *, vm: str, rule: str) -> None:
-        """Journal an action on a VM that had no order."""
+        """Journal an action on a VM that no order requested."""
         self._journal.write(
             "effect", sentence, vm=vm, cell=self._author.cell, detail={"rule": rule}
         )

@@ -1,4 +1,4 @@
-"""Runs all roles of one process: each is kept running, and a permanent failure of one ends all."""
+"""Runs all roles of one process: a temporary failure restarts a role, a permanent one ends all."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -45,7 +45,7 @@ async def keep(name: str, opener: Opener, *, health: Health) -> None:
     opener
         Opens the resources of the role and the role itself.
     health
-        The role's own view: it shows a wait while nothing is open.
+        The role's own view of the health; it reports a wait while the role is not open.
 
     Raises
     ------
@@ -78,7 +78,7 @@ async def run_roles(openers: Mapping[str, Opener], *, health: Health) -> None:
     Raises
     ------
     FlatlineError
-        The first error of any role, by itself and not in a group.
+        The first error of any role, not wrapped in an exception group.
     """
     tasks = {
         asyncio.create_task(keep(name, opener, health=health.of(name)), name=name): name

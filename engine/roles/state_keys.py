@@ -1,4 +1,4 @@
-"""The keys that sign the snapshots of a role, and that its reader accepts."""
+"""The key with which a role signs its snapshots, and the keys that it accepts on restore."""
 
 from dataclasses import dataclass
 
@@ -18,10 +18,10 @@ class StateKeys:
     key
         The engine's key of this machine; states signed by it are accepted.
     trusted
-        Engines of other machines whose states are also accepted, and when keys expire.
+        The keys of other machines' engines, whose states are also accepted, and their expiry.
     takes_unsigned
-        Whether an unsigned state of an earlier release is also accepted, for the days of an
-        upgrade, in which frames without a MAC are accepted as well.
+        Whether an unsigned state of an earlier release is also accepted. This is meant for the days
+        of an upgrade, when frames without a MAC are accepted as well.
     """
 
     key: Ed25519PrivateKey

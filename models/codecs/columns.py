@@ -1,4 +1,4 @@
-"""Widen packed columns to words in one pass; this is the largest cost of decoding.
+"""Widen packed columns to 64-bit words in one pass; widening is the largest cost of decoding.
 
 `engine.wire.table` defines the layout and passes it in as numbers, so that a node, which has no
 Numba, can decode the same bytes with NumPy.
@@ -44,15 +44,16 @@ def widen(data: U8, indices: I64, quanta: U64, order: I64, values: U64) -> None:
     Parameters
     ----------
     data
-        Constants of 8 bytes, then the parts. The address of the first byte is a multiple
-        of 8.
+        The constants, one of 8 bytes for each column of width 0, then the parts of the others. The
+        address of the first byte is a multiple of 8.
     indices
-        Shape (columns, 5): width in bytes, then for the parts of 8, 4, 2 and 1 bytes the
-        number of bytes per VM before the column's part. Columns of width 0 come first.
+        Shape (columns, 5): width of a value in bytes, which is the sum of its parts; then, for the
+        parts of 8, 4, 2 and 1 bytes, the number of bytes per VM that precede the column's part.
+        Columns of width 0 come first.
     quanta
-        Factor of each column's values.
+        Factor by which the stored values of each column are multiplied.
     order
-        The column of each row; `len(indices)` is a row of zeros.
+        For each row of `values`, the index of its column; `len(indices)` means a row of zeros.
     values
         Shape (len(order), n), overwritten.
     """

@@ -1,4 +1,4 @@
-"""Format numbers as text, one line per row; this is the largest cost of writing history.
+"""Format numbers as text, one line per row; formatting is the largest cost of writing history.
 
 The text is InfluxDB's line protocol. The caller passes in the bytes before the fields of a row,
 and each field's name.
@@ -13,7 +13,8 @@ U8 = NDArray[np.uint8]
 I64 = NDArray[np.int64]
 F64 = NDArray[np.float64]
 
-# As in `engine.wire.points`: the unknown value, and the limits of the decimals of floats.
+# As in `engine.wire.points`: the integer that means unknown, and the limits of a float's size for
+# six, three and no decimals. A larger float is not written here.
 _MISSING = -9_223_372_036_854_775_808
 _SIX_DECIMALS, _THREE_DECIMALS, _EXACT = 1e9, 1e12, 1e15
 _SPACE, _COMMA, _MINUS, _POINT, _ZERO, _I, _NEWLINE = 32, 44, 45, 46, 48, 105, 10
@@ -27,7 +28,7 @@ _PAIRS = np.frombuffer(b"".join(b"%02d" % pair for pair in range(100)), np.uint8
 
 @inlined
 def _copy(out: U8, at: int, source: U8, begin: int, end: int) -> int:
-    # Signed indices would be tested for being negative, byte by byte.
+    # Unsigned, because a signed index costs a test for each byte whether it is negative.
     to, of = np.uintp(at), np.uintp(begin)
     for i in range(np.uintp(end - begin)):
         out[to + i] = source[of + i]
@@ -153,17 +154,19 @@ def write_lines(
         Shape (n,), overwritten: end of each row's line in `out`; for a row without a line the
         end of the line before.
     measurement
-        Beginning of every line.
+        Bytes at the beginning of every line.
     tags, tag_ends, first
-        Bytes after it, one row after the other from row `first` on, and the end of each.
+        Bytes that follow it, one row after the other, and the end of each row. The lines use the
+        rows from `first` on.
     names, name_ends
-        Names of the fields with the bytes after them, first of the integers, then of the floats.
+        Names of the fields, each with its `=`, one after the other, and the end of each. Those of
+        the integers come first, then those of the floats.
     integers
         Shape (fields, n); the smallest int64 is unknown.
     floats
         Shape (fields, n); NaN is unknown.
     times
-        Shape (n,), not negative.
+        Shape (n,), in ns since the epoch, not negative.
 
     Returns
     -------
@@ -185,7 +188,7 @@ def write_lines(
         else:
             out[line] = _SPACE
             at = line + 1
-            # Rows of a frame have one time: its digits are copied from the row before.
+            # Rows of one frame have the same time, so its digits are copied from the line before.
             if times[row] == written_ns:
                 at = _copy(out, at, out, time_begin, time_end)
             else:

@@ -1,9 +1,9 @@
 """Compile kernels: one decorator with one set of flags.
 
 Never `fastmath`: it assumes that there is no NaN, and NaN is a missing sample here. Its gain
-(≤ 5 % in cache) does not justify scores that differ between machines. Never plain `cache`: a
-cached kernel became stale when a function it calls changed in another file. `kept` covers all
-files.
+(≤ 5 % on data in cache) does not justify scores that differ between machines. Never Numba's own
+`cache`: it does not notice when a function that a kernel calls changes in another file.
+`kernel_files` caches kernels by the sources of all files.
 """
 
 from collections.abc import Callable
@@ -30,10 +30,10 @@ class Kernel(Protocol, Generic[P, R]):
 
 
 def kernel(function: Callable[P, R]) -> Kernel[P, R]:
-    """Return `function` compiled on its first call; it releases the GIL.
+    """Return `function` as a kernel: compiled on its first call, and run without the GIL.
 
-    Division by zero gives inf or NaN as in NumPy. With NUMBA_DISABLE_JIT=1 Numba returns
-    the bare function, so `py_func` is added here for the tests that compare the two.
+    Division by zero gives inf or NaN as in NumPy. With NUMBA_DISABLE_JIT=1 Numba returns the bare
+    function. Tests that compare a kernel with its `py_func` need that attribute, so it is added.
     """
     compiled = cast("Kernel[P, R]", numba.njit(nogil=True, error_model="numpy")(function))
     if not hasattr(compiled, "py_func"):

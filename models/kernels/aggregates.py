@@ -1,11 +1,11 @@
 """Judge VMs by totals alone: silence, CPU level and memory figure, sample by sample.
 
-For VMs without per-vCPU times and without a balloon that dates its reports. Evidence is in nats
-and learned per VM: how often a silence begins and how long it lasts (a chain of
-Krichevsky-Trofimov estimates), its usual CPU levels (a histogram), and how its memory
-figure moves between samples. Counts are of samples, because samples are scarce.
+For VMs without per-vCPU times and without a balloon that dates its reports. Evidence is in nats and
+follows from what is learned per VM: how often its silences begin and how long they last (a chain of
+Krichevsky-Trofimov estimates), its usual CPU levels (a histogram), and how its memory figure moves
+between samples. Silences are counted in samples, not in seconds, because samples are scarce.
 
-Here all fields of a row are stored together: the work on a row is scalar and full of
+Unlike in `blocks`, all fields of a row are stored together: the work on a row is scalar and full of
 branches, and a silence touches most of its fields.
 """
 
@@ -24,13 +24,15 @@ F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 U8 = NDArray[np.uint8]
 
-# Faster than any device: a counter error, neither life nor silence.
+# In bytes/s. A rate this high or higher is a counter error, so the sample is unknown.
 _IMPOSSIBLE: Final = 2e9
-# Of a boot: the bytes/s it reads, and their ratio to the usual rate.
+# A boot reads more than `_BOOT_READS` bytes/s, and than `_BOOT_RATIO` times the VM's usual rate.
 _BOOT_READS, _BOOT_RATIO = 2e5, 5.0
-# From this score a silence counts as a fault, so neither levels nor gaps are learned from it.
+# From this score on, a silence is suspected to be a fault: its CPU levels are not learned, and its
+# length is not learned if a boot ends it.
 _SUSPECT_NATS: Final = 9.0
-# Pairs of a figure count for this many samples of a run; later ones repeat the first.
+# Changes of the memory figure count as evidence in this many samples from the start of a silence;
+# later ones only repeat them. `_MEMORY_PAIRS`: learned changes at which their counts are halved.
 _MEMORY_STEPS: Final = 8
 _MEMORY_PAIRS: Final = 1000
 _HUNG_SENT, _HUNG_CPU = 0.75, 0.6
@@ -116,7 +118,7 @@ def _take_memory_alive(state: F64, memory: float, slow: float) -> None:
 def _fold_disk(
     state: F64, recent: F64, out: F64, disk: float, sent: float, cpu: float, count: int, dt_s: float
 ) -> None:
-    """Follow the disk alone: a guest with a hung disk continues to send."""
+    """Track silences of the disk alone, because a guest with a hung disk continues to send."""
     if disk > 0.0:
         evidence.learn_run(state, at.F_DISK_ALIVE, at.F_DISK_ALIVE + 1, int(state[at.F_DISK_RUN]))
         state[at.F_DISK_RUN] = 0.0
@@ -143,7 +145,7 @@ def _fold_disk(
     before = state[at.F_DISK_SENT_BEFORE]
     share = sent / before if before > 0.0 else 1.0
     out[at.O_SENT] = share
-    # It still answers, but sends and computes less: typical of a guest that waits for disks.
+    # The guest still sends, but it sends and computes less: typical of waiting for a disk.
     if 0.0 < share < _HUNG_SENT and cpu < _HUNG_CPU * state[at.F_DISK_CPU_BEFORE]:
         state[at.F_DISK_HUNG] += 1.0
     out[at.O_DISK_HUNG] = state[at.F_DISK_HUNG]
@@ -151,7 +153,10 @@ def _fold_disk(
 
 @inlined
 def _end_run(state: F64, reads: float, slow: float) -> None:
-    """End a silence with a sign of life; learn it unless explained or proven a fault by a boot."""
+    """Fold a sign of life: end the silence before it, if there was one, and learn its length.
+
+    Not learned are silences with an external explanation, and suspected faults ended by a boot.
+    """
     booted = reads > max(_BOOT_READS, _BOOT_RATIO * state[at.F_READ_MEAN])
     explained = state[at.F_HELD] > 0.0 or state[at.F_SHARED] != 0.0
     if not explained and not (state[at.F_SUSPECTED] > 0.0 and booted):
@@ -167,7 +172,7 @@ def _end_run(state: F64, reads: float, slow: float) -> None:
 
 @inlined
 def _weigh(state: F64, out: F64, cpu: float, cores: float, memory: float) -> float:
-    """Write the evidence of a silence; return the sum."""
+    """Write the evidence for a death in this silence, and return its sum in nats."""
     shape = evidence.cpu_shape(state, cpu, cores)
     nats, mode = 0.0, at.MEMORY_UNKNOWN
     if memory == memory:
@@ -259,7 +264,7 @@ def fold_aggregates(
     Parameters
     ----------
     state, recent
-        As `new_state` and `new_recent`; updated.
+        Made by `aggregates_layout.new_state` and `new_recent`; updated.
     rates
         Shape (≥ 4, rows): CPU in cores, bytes/s read, written and sent; NaN is unknown.
     memory
@@ -267,14 +272,14 @@ def fold_aggregates(
     vcpus
         Shape (rows,); below 1 counts as 1.
     measured
-        Shape (rows,): whether this sample has any value of the VM.
+        Shape (rows,): whether the VM was measured in this sample.
     held
         Shape (rows,): non-zero where a silence has an external explanation, so that it is
         not learned as usual.
     dt_s, slow
         Time since the sample before, and the weight of one sample in a mean over a day.
     out
-        Shape (rows, OUT_ROWS), overwritten; columns as `OUT`, 0 without a silence.
+        Shape (rows, OUT_ROWS), overwritten; columns as `OUT`. Evidence is 0 without a silence.
 
     Returns
     -------

@@ -13,7 +13,7 @@ F64 = NDArray[np.float64]
 
 # Prior: an active VM falls silent in one sample of a thousand.
 _BEGIN_PRIOR, _ALIVE_PRIOR = 0.1, 100.0
-# Weight of a separate rate from recently begun runs.
+# Factor of the rate at which silences began recently, in the second estimate of `surprise_nats`.
 _LOCAL_SHARE: Final = 0.3
 # Counts are halved above two weeks of 5-minute samples.
 _MEMORY_SAMPLES: Final = 4032.0
@@ -26,16 +26,18 @@ _ONE_CORE_NATS: Final = 3.5
 _HALT_RATIO: Final = 0.35
 _MEMORY_FLOOR, _MEMORY_CAP = -7.0, 5.0
 
-# How a figure moves between samples, by kind of death: frozen, dying away (an estimate of
-# recently touched pages halves), noise about a low level; and in a job that computes, where
-# pages are touched one after the other.
+# Log-probabilities of the categories (equal, small, fall, other) by which a memory figure changes
+# between samples. `_DEAD`, by kind of death: it is frozen; it decays (an estimate of recently
+# touched pages halves); it is noise about a low level. `_BUSY`: in a job that computes, where pages
+# are touched one after the other.
 _DEAD: Final = np.log(
     np.array([[0.97, 0.01, 0.01, 0.01], [0.03, 0.05, 0.90, 0.02], [0.02, 0.15, 0.38, 0.45]])
 )
 _BUSY: Final = np.log(np.array([0.10, 0.84, 0.03, 0.03]))
-# From the mixed sample of the death to the first full one, for every kind of death.
+# Log-probabilities, for every kind of death, of the first change in a silence: from the sample of
+# the death, which mixes before and after, to the first sample after it.
 _DYING: Final = np.log(np.array([0.10, 0.20, 0.35, 0.35]))
-# Prior of a VM without observed memory figures.
+# Prior counts of the categories, for the changes of a live VM's memory figure.
 _PAIR_PRIOR: Final = np.array([1.5, 5.0, 1.5, 2.0])
 
 
@@ -48,12 +50,12 @@ def run_nats(state: F64, first: int, alive: float, steps: int) -> float:
     state
         The VM's row, shape (FIELD_COUNT,).
     first
-        Index in `state` of the number of silences of one sample or more; the numbers of those of
-        two or more, and so on, follow it.
+        Index in `state` of the number of silences that lasted at least one sample. The numbers of
+        those of at least two samples, three samples and so on follow.
     alive
         Number of samples with a sign of life.
     steps
-        At most `RUN_STEPS`.
+        Length of the silence in samples, 1 to `RUN_STEPS`.
     """
     nats = -math.log((state[first] + _BEGIN_PRIOR) / (alive + _ALIVE_PRIOR))
     for step in range(1, steps):
@@ -87,8 +89,8 @@ def learn_run(state: F64, alive: int, first: int, length: int) -> None:
 def level_before(row: F64, count: int) -> float:
     """Return the median of the second to seventh sample before now, NaN if there is none.
 
-    The last sample before a silence mixes before and after, and a dying kernel often causes a
-    spike of one or two samples.
+    The last sample before a silence is left out, because it mixes the time before and after the
+    beginning. The median ignores the spike of one or two samples that a dying kernel often causes.
 
     Parameters
     ----------
@@ -115,7 +117,7 @@ def level_before(row: F64, count: int) -> float:
 
 @inlined
 def category(before: float, now: float) -> int:
-    """Return how a memory figure differs from the previous one."""
+    """Return the category of the change between two memory figures in KiB, such as `EQUAL`."""
     if before == now:
         return at.EQUAL
     ratio = (now + 1.0) / (before + 1.0)
@@ -135,9 +137,10 @@ def band(share: float) -> int:
 
 @inlined
 def level_nats(state: F64, share: float) -> float:
-    """Return how unusual a CPU level is for the VM, in nats: -log of the mass about it.
+    """Return how unusual a CPU level is for the VM, in nats, at most `_CPU_CAP`.
 
-    `state` is the VM's row, shape (FIELD_COUNT,); `share` is the share of all vCPUs in use.
+    It is -log of a sum: the frequency of the level and half of that of each neighbour. `state` is
+    the VM's row, shape (FIELD_COUNT,); `share` is the share of all vCPUs in use.
     """
     here = band(share)
     total = 0.0
@@ -153,7 +156,9 @@ def level_nats(state: F64, share: float) -> float:
 
 @inlined
 def cpu_shape(state: F64, cpu: float, vcpus: float) -> int:
-    """Return the kind of CPU use over the whole silence, one of the `SHAPE_` constants.
+    """Return the kind of CPU use in the silence, one of the `SHAPE_` constants.
+
+    `SHAPE_ONE_CORE` and `SHAPE_ALL_CORES` describe the whole silence, `SHAPE_IDLE` this sample.
 
     Parameters
     ----------
@@ -177,7 +182,7 @@ def cpu_shape(state: F64, cpu: float, vcpus: float) -> int:
 
 @inlined
 def cpu_nats(state: F64, shape: int, cpu: float, vcpus: float) -> float:
-    """Return the evidence of the CPU level; 0 if the level was the same before the silence.
+    """Return the evidence of the CPU level; 0 if it was similar before, or for `SHAPE_MIXED`.
 
     Parameters
     ----------
@@ -194,12 +199,13 @@ def cpu_nats(state: F64, shape: int, cpu: float, vcpus: float) -> float:
     before = state[at.F_CPU_BEFORE]
     usual = level_nats(state, cpu / vcpus)
     if shape == at.SHAPE_ONE_CORE:
-        # No live guest uses exactly one core while it is silent (research: 22 of 22).
+        # No live guest uses exactly one core while it is silent (research: seen in 22 of 22 panics,
+        # and in no natural silence).
         return max(usual, _ONE_CORE_NATS) if not abs(cpu - before) < _STEP_CORES else 0.0
     if shape == at.SHAPE_ALL_CORES:
         return usual if not before >= 0.8 * cpu else 0.0
     if shape == at.SHAPE_IDLE:
-        # A guest that was idle before its silence did not halt when it began.
+        # A halt is a fall of the CPU use. A guest that was idle before shows none.
         return usual if not cpu >= _HALT_RATIO * before else 0.0
     return 0.0
 
@@ -237,7 +243,7 @@ def memory_nats(state: F64, memory: float) -> tuple[float, int]:
         decay += count * _DEAD[1, kind]
         noise += count * _DEAD[2, kind]
     first = int(state[at.F_FIRST_PAIR])
-    # A figure that often stands still gives no evidence by it.
+    # If the figure of this VM often stays equal, an equal first pair is no evidence.
     if first >= 0 and not (first == at.EQUAL and own[at.EQUAL] > 0.4 * total):
         alive += math.log(own[first] / total)
         busy += _BUSY[first]
@@ -265,10 +271,10 @@ def memory_nats(state: F64, memory: float) -> tuple[float, int]:
 def surprise_nats(state: F64, alive: int, run: float, begun: float) -> float:
     """Return how surprising a silence of `run` samples is: the lower of two estimates.
 
-    One takes the rate at which silences begin from the VM's whole history, the other from the last
-    `at.WINDOW` samples, in which `begun` silences began before this one (with 0 there is no other).
-    `alive` is the index in `state` of the number of signs of life; the counts per length follow it.
-    `state` is the VM's row, shape (FIELD_COUNT,). The result is in nats.
+    The first takes the rate at which silences begin from the VM's whole history. The second takes
+    it from the last `at.WINDOW` samples, in which `begun` silences began before this one; with 0 it
+    is not used. `state` is the VM's row, shape (FIELD_COUNT,); `alive` is the index in it of the
+    number of signs of life, which the counts per length follow. The result is in nats.
     """
     steps = min(int(run), at.RUN_STEPS)
     nats = run_nats(state, alive + 1, state[alive], steps)

@@ -7,22 +7,28 @@ from numpy.typing import NDArray
 
 F64 = NDArray[np.float64]
 
-# The last samples, the newest at `SAMPLES - 1` modulo `WINDOW`.
+# Samples in a window. The newest is at index (`samples` - 1) modulo `WINDOW`; the field `samples`
+# counts all samples of a VM.
 WINDOW: Final = 24
 RECENT_CPU, RECENT_DISK, RECENT_SENT, RECENT_MEMORY, RECENT_ALIVE, RECENT_BEGUN = range(6)
 RECENT_ROWS: Final = 6
 
-# A longer silence fits "idle" as well as "dead", so its evidence grows no further.
+# Samples after which the evidence of a silence stops growing: longer silences are as typical of an
+# idle guest as of a dead one.
 RUN_STEPS: Final = 6
-# Difference of two successive memory figures: none, small, a fall by a fifth, other.
+# Categories of the change between two memory figures: none, small, a fall by over a fifth, other.
 CATEGORIES: Final = 4
 EQUAL, SMOOTH, FALLEN, JUMPED = range(CATEGORIES)
-# Share of all vCPUs, fine where halted and idle guests differ.
+# Edges of the CPU levels (bins of a histogram) as shares of all vCPUs. They are dense where halted
+# and idle guests differ.
 LEVEL_EDGES: Final = np.array(
     [0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.25, 0.4, 0.55, 0.7, 0.8, 0.9, 0.97]
 )
 LEVELS: Final = len(LEVEL_EDGES) + 1
 
+# Fields of a VM's row. `run` is the length of the current silence in samples, `run_1` and so on are
+# numbers of past silences of at least that length, `alive` is the number of samples with life;
+# `disk_…` are the same for the disk alone. `pair_…` count changes of the memory figure by category.
 _NAMES: Final = (
     "samples",
     "run",
@@ -114,7 +120,8 @@ F_CHANNELS: Final = FIELD["channels"]
 F_FADED: Final = FIELD["faded"]
 F_HELD: Final = FIELD["held"]
 F_SHARED: Final = FIELD["shared"]
-# For a silence that began with others and outlasts them; 1 while it is shared.
+# Value of `shared` for a silence that began together with those of other VMs and outlasts them. The
+# value is 1 while the silence is shared.
 OUTLASTED: Final = -1.0
 F_SUSPECTED: Final = FIELD["suspected"]
 F_DISK_RUN: Final = FIELD["disk_run"]

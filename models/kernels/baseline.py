@@ -1,10 +1,11 @@
-"""Learn each VM's current normal: one fused pass from counters to surprises.
+"""Learn each VM's current normal: one fused pass from counters to rates and anomaly flags.
 
 For four signals: rate from cumulative counters, winsorised exponentially weighted mean and
 variance (Roberts 1959; Welford's update in the weighted form of Finch 2009, eq. 143) and
 the z score against the state before the sample. For CPU and disk: Holt's linear
 one-step expectation (Holt 1957) with its mean absolute error, and a two-sided CUSUM on z
-(Page 1954) with k = 0.5, h = 8.
+(Page 1954) with k = 0.5, h = 8. The expectation of disks is for reads and writes together, their
+CUSUM for writes alone.
 
 Unknown is NaN and leaves the state unchanged.
 """
@@ -25,14 +26,15 @@ U8 = NDArray[np.uint8]
 SIGNALS: Final = ("cpu_cores", "disk_rd_bytes_per_s", "disk_wr_bytes_per_s", "net_tx_bytes_per_s")
 # Factor from a counter's unit to its signal: nanoseconds of CPU to cores.
 UNITS: Final = (1e-9, 1.0, 1.0, 1.0)
-# With a spread below this a signal counts as constant: the effect of sample jitter on an idle
-# guest's CPU, and one 4 KiB page a second.
+# Added to the standard deviation of each signal, so that small changes of a constant signal give no
+# large z score: the effect of sample jitter on an idle guest's CPU, and one 4 KiB page a second.
 FLOORS: Final = (0.02, 4096.0, 4096.0, 1024.0)
 
 MEAN, VARIANCE, COUNT = 0, 4, 8
 HOLT_LEVEL, HOLT_TREND, HOLT_ERROR = 12, 14, 16
 CUSUM_UP, CUSUM_DOWN = 18, 20
-# The last field is unused: an earlier release kept a quantile there, and its states are read.
+# The last field is unused: an earlier release stored a quantile there, and the snapshots of that
+# release must still fit.
 FIELD_COUNT: Final = 23
 
 OUT: Final = {
@@ -58,7 +60,7 @@ _GATE: Final = OUT["gate"]
 GATE_SURPRISE: Final = 1
 GATE_DRIFT: Final = 2
 
-# There is no previous counter: its value is unknown.
+# Stored in place of a previous counter that is unknown.
 NO_PREVIOUS: Final = np.uint64(2**64 - 1)
 FLAG_SAME_EPOCH: Final = 0x80
 
@@ -72,7 +74,7 @@ ERROR_TAU_S: Final = 600.0
 _ZERO: Final = np.float32(0)
 _ONE: Final = np.float32(1)
 _NAN: Final = np.float32(np.nan)
-# A z score is meaningless before the spread is known.
+# A z score counts only after this many samples; before, the spread is not known.
 _WARM_COUNT: Final = np.float32(10)
 # A value beyond 4 standard deviations moves the mean no further than one at 4 (Huber).
 _WINSOR_Z: Final = np.float32(4)
@@ -81,8 +83,8 @@ _CUSUM_LIMIT: Final = np.float32(8)
 _GATE_Z: Final = np.float32(6)
 _UNIT_CPU: Final = np.float32(UNITS[0])
 
-# Rows of the scratch block: rates, z, then the disk's rate, the worst surprise and the
-# drift so far, each a run of BLOCK_ROWS values.
+# Rows of the scratch block `work`, each of BLOCK_ROWS values: four rates; four z scores; the rate
+# of disk reads and writes together; the largest z score or residual; the largest CUSUM.
 _W_DISK: Final = 8 * BLOCK_ROWS
 _W_WORST: Final = 9 * BLOCK_ROWS
 _W_DRIFT: Final = 10 * BLOCK_ROWS
@@ -102,9 +104,9 @@ def new_previous(blocks: int) -> U64:
 
 
 def constants(dt_s: float) -> F32:
-    """Return the weights for samples `dt_s` apart; time constants are in seconds.
+    """Return the weights for samples that are `dt_s` seconds apart, shape (5,).
 
-    Order: 1/dt, weight of the mean, of Holt's level, of its trend, of its error.
+    Order: 1/`dt_s`, then the weight of a sample in the mean, in Holt's level, trend and error.
     """
     taus = (MEAN_TAU_S, LEVEL_TAU_S, TREND_TAU_S, ERROR_TAU_S)
     return np.array([1 / dt_s, *(-math.expm1(-dt_s / tau) for tau in taus)], np.float32)
@@ -140,7 +142,7 @@ def _rates(
         known = (
             ((flags[first + index] & usable) == usable) & (before <= now) & (before != NO_PREVIOUS)
         )
-        # Never below `before`: a wrapped difference is a warning in uncompiled code.
+        # At least `before`, because a difference that wraps around warns in uncompiled code.
         growth = (now if now > before else before) - before
         rate = np.float32(growth) * per_s
         rate = rate if known else _NAN
@@ -241,7 +243,7 @@ def _expectation(
         level = state[levels + index]
         trend = state[trends + index]
         error = state[errors + index]
-        # This sample has raised the count already: 1 means that there was none before.
+        # `_mean_and_z` has already counted this sample: 1 means that there was none before it.
         count = state[counts + index]
         begun = count > _ONE
         expected = level + trend if begun else x
@@ -330,8 +332,8 @@ def fold_counters(
     weights
         `constants(dt_s)`.
     out
-        Shape (OUT_ROWS, blocks * BLOCK_ROWS), overwritten; rows as `OUT`. z, expectation and
-        error are those from before the sample.
+        Shape (OUT_ROWS, blocks * BLOCK_ROWS), overwritten; rows as `OUT`, NaN is unknown. z scores,
+        expectation and error use the state before the sample.
 
     Returns
     -------

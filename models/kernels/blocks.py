@@ -1,15 +1,16 @@
-"""Define the layout of per-VM state: blocks of rows, one row per VM, one row per field.
+"""Define the layout of per-VM state: blocks of 64 VMs, each field contiguous within a block.
 
-An array of state has shape (blocks, fields, `BLOCK_ROWS`), C-contiguous. Within a block each
-field is one run of 64 values, so that every loop over a block is free of aliases and
-branches and LLVM vectorises it. Blocks share no data, so a node's block can be moved or saved
+An array of state has shape (blocks, fields, `BLOCK_ROWS`), C-contiguous; each VM is a row of a
+block. The 64 values of a field are adjacent, so that loops over a block have no aliasing and no
+branches and LLVM vectorises them. Blocks share no data, so a node's block can be moved or saved
 separately.
 """
 
 from typing import Final
 
-# 64 float32 rows are four AVX-512 or eight AVX2 registers; 16 rows cost twice as much,
-# 256 gain a fifth in cache and lose it from memory (measured on an EPYC, Zen 4).
+# VMs in a block. 64 float32 values fill four AVX-512 or eight AVX2 registers. Blocks of 16 take
+# twice as long. Blocks of 256 gain a fifth while the state is in cache, and lose it when the state
+# is read from memory (measured on an EPYC, Zen 4).
 BLOCK_ROWS: Final = 64
 
 

@@ -1,14 +1,15 @@
 """Forecast each series 5 min, 30 min and 24 h ahead from candidates weighted by past error.
 
-A series is one metric of one VM or node on a grid of steps. For each horizon a dozen cheap
-candidates predict. Two sets of convex weights, one for the current state of the series and one
-for all states, follow the candidates' regret under absolute loss (MLpol with the gradient trick:
-Gaillard, Stoltz & van Erven 2014). A third set weighs these two against the last value. The
-point forecast is therefore a median, not a mean.
+A series is one metric of one VM or node on a grid of steps. Each horizon is a prediction with
+expert advice. The experts are cheap candidates: 16 for the near horizons, 6 for 24 h. Two sets of
+convex weights combine them, one learned in the current state of the series and one in all states.
+Weights follow from the candidates' regret under absolute loss (MLpol with the gradient trick:
+Gaillard, Stoltz & van Erven 2014). A final weighting combines both predictions and the last value
+(three voices). Because the loss is absolute, the point forecast is a median, not a mean.
 
-Intervals are online quantiles of the error in units of its usual size in this state (Gibbs &
-Candes 2021, applied to quantiles): each miss widens and each hit narrows them in proportion to
-the nominal coverage, for any behaviour of the series.
+The bounds of an interval are quantiles of the error in units of its usual size in this state. They
+are tracked online (Gibbs & Candes 2021, applied to quantiles): each miss widens the interval and
+each hit narrows it, in the ratio that gives the nominal coverage, however the series behaves.
 
 Unknown is NaN: it is not learned and gives no forecast.
 """
@@ -74,7 +75,7 @@ from flatline.models.kernels.forecast_row import (
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
-# Initial weight of a voice, in standard deviations of its regret.
+# Added to each voice's regret, in standard deviations of it, so that all weigh the same at first.
 _PRIOR = 1.0
 _EPSILON = 1e-12
 _EPSILON32 = np.float32(1e-12)
@@ -82,7 +83,7 @@ _ZERO = np.float32(0.0)
 _CAP = 1e6
 # How far one outcome moves the quantiles of the error of a forecast a day ahead, in units of the
 # usual error; outer: 5 and 95 %, inner: 25 and 75 %. Both are small, because an outcome is known
-# only 288 samples later; the inner one is smaller, because errors are denser there.
+# only 288 slots later; the inner one is smaller, because errors are denser there.
 _FAR_PACE_OUTER = 0.007
 _FAR_PACE_INNER = 0.002
 
@@ -99,7 +100,12 @@ def _learn(
     forget: float,
     gains: F32,
 ) -> None:
-    """Learn the outcome `x` of the forecast made one horizon ago."""
+    """Learn the outcome `x` of the forecast made one horizon ago, if there was one.
+
+    `start` is the index in `row` of the horizon's data; `length`, `width` and `states` are its
+    numbers of steps (24 h: slots), candidates and states. The forecast is entry `index` of the
+    ring: `at` is the index in `row` of its predictions, `more` that of its `PENDING` fields.
+    """
     at = start + index * (width + PENDING)
     more = at + width
     final = np.float64(row[more + FINAL])
@@ -110,6 +116,8 @@ def _learn(
     forget32 = np.float32(forget)
     for voice in range(2):
         chosen = state if voice == 0 else states
+        # Gradient trick: `opinion` is the combined prediction, `pull` the gradient of the loss at
+        # it. The gain of a candidate is `pull` times the difference of the two predictions.
         opinion = row[more + voice]
         pull = np.float32(1.0 if opinion > x else -1.0 if opinion < x else 0.0)
         first = regrets + 2 * chosen * width
@@ -122,6 +130,7 @@ def _learn(
             square = np.uintp(first + width + k)
             row[square] = forget32 * row[square] + gains[k] * gains[k]
     voices = regrets + 2 * (states + 1) * width
+    # The same for the voices: `said` is the prediction of one, `side` the gradient at `final`.
     side = 1.0 if final > x else -1.0 if final < x else 0.0
     for voice in range(VOICES):
         said = np.float64(row[at if voice == 0 else more + voice - 1])
@@ -146,13 +155,13 @@ def _learn_errors(
     length: int,
 ) -> None:
     z = error / scale
-    # An outcome is known `length` samples later: larger changes would overshoot and oscillate.
+    # An outcome is known `length` steps after its forecast: larger changes would make q oscillate.
     near_pace = min(0.03, 0.18 / length)
     for side in range(QUANTILES):
         q = np.float64(row[quantiles + side])
         level = 0.05 if side < 2 else 0.25
         far_pace = _FAR_PACE_OUTER if side < 2 else _FAR_PACE_INNER
-        # Outcomes a day ahead come in runs, so proportional changes would narrow more than widen.
+        # Misses a day ahead come in runs: proportional changes would narrow more than they widen.
         pace = near_pace * max(abs(q), 0.3) if states > 1 else far_pace
         if side % 2 == 0:
             q += pace * (level - 1.0) if z < q else pace * level
@@ -174,7 +183,7 @@ def _learn_errors(
 
 @inlined
 def _learn_cell(row: F32, start: int, length: int, index: int, x: float) -> None:
-    """Learn the movement that followed the state of a near forecast."""
+    """Update the cell of a near forecast with the movement from the median to the outcome `x`."""
     more = start + index * (NEAR_COUNT + PENDING) + NEAR_COUNT
     if row[more + FINAL] != row[more + FINAL]:
         return
@@ -184,7 +193,8 @@ def _learn_cell(row: F32, start: int, length: int, index: int, x: float) -> None
     moved = (x - np.float64(row[more + BASE])) / np.float64(row[more + UNIT])
     count = np.float64(row[cell + CELLS])
     off = moved - np.float64(row[cell])
-    # Steps of one size lead to the median; they shrink near it, so that the estimate settles.
+    # Steps of constant size converge to the median. Below a distance of 1 they are proportional to
+    # it (Huber loss), so that the estimate settles.
     pull = min(max(off, -1.0), 1.0)
     row[cell] = np.float64(row[cell]) + max(0.02, 1.0 / (count + 4.0)) * pull
     row[cell + CELLS] = min(count + 1.0, _CAP)
@@ -192,12 +202,12 @@ def _learn_cell(row: F32, start: int, length: int, index: int, x: float) -> None
 
 @inlined
 def _bands(row: F32, quantiles: int, final: float, scale: float, out: F32, at_out: int) -> None:
-    """Write the bands around a forecast, in their order."""
+    """Write the bounds of the intervals around a forecast, in the order of `BANDS`."""
     for side in range(QUANTILES):
         q = np.float64(row[quantiles + side])
         out[at_out + 1 + side] = max(final + q * scale, 0.0)
-    # Quantiles learned separately may cross. The narrow band must contain the forecast and the wide
-    # band the narrow one, also where most outcomes have the same value.
+    # Quantiles learned separately may cross. The 50 % interval must contain the forecast, and the
+    # 90 % interval the 50 % one, also where most outcomes have the same value.
     one, other = out[at_out + 3], out[at_out + 4]
     out[at_out + 3] = min(out[at_out], min(one, other))
     out[at_out + 4] = max(out[at_out], max(one, other))
@@ -219,13 +229,16 @@ def _forecast(
     at_out: int,
     gains: F32,
 ) -> float:
-    """Weigh the candidates in the ring at `index`, and write forecast and bands."""
+    """Combine the candidates at `index` of the ring, and return the point forecast.
+
+    It is stored in the ring, and written with its bounds to `out`. Names are as in `_learn`.
+    """
     at = start + index * (width + PENDING)
     more = at + width
     regrets = start + length * (width + PENDING)
     last = np.float64(row[at])
     for voice in range(2):
-        # A state without history uses the weights of all states.
+        # Where no regret in this state is positive, as in a new one, those of all states apply.
         total = 0.0
         value = 0.0
         for chosen in (state if voice == 0 else states, states):
@@ -263,8 +276,8 @@ def _forecast(
     scale = max(mixed, LEAST)
     row[more + SCALE] = scale
     out[at_out] = final
-    # An interval states the usual error. Until that is known, an error may be as large as the
-    # level. Without a level there is no interval, because its width would be zero.
+    # Until the usual error is known, an error may be as large as the level. Without a level, the
+    # interval would have no width: then not even the point forecast is written.
     outcomes = np.float64(row[sizes + 2 * states + 1])
     if outcomes < FEW_OUTCOMES or (overall == 0.0 and outcomes < ENOUGH_OUTCOMES):
         scale = max(scale, np.float64(row[EW_LONG]))
@@ -286,7 +299,7 @@ def _near(
     out: F32,
     gains: F32,
 ) -> None:
-    """Forecast 5 and 30 min ahead."""
+    """Forecast 5 and 30 min ahead; `now` and `then` are indices in the ring of slots."""
     x, previous = np.float64(row[LAST]), np.float64(row[PREVIOUS])
     p = PART_LATEST
     middle = median_5(row[p], row[p + 1], row[p + 2], row[p + 3], row[p + 4])
@@ -355,7 +368,8 @@ def _far(row: F32, start: int, slot: int, median_25: float, out: F32, gains: F32
     row[at] = row[LAST]
     row[at + 1] = median_25
     row[at + 2] = row[EW_SLOW]
-    # The next slot is not known yet on the day before.
+    # `around` needs the slot after `now`, which is not known yet. Instead, today counts with the
+    # mean of its last two slots.
     now = slot % SLOTS
     row[at + 3] = median_3(
         0.5 * (slot_at(row, now) + slot_at(row, now - 1)),
@@ -410,7 +424,7 @@ def _day_ahead(
 def _begin_sizes(
     row: F32, starts: tuple[int, int, int], lengths: tuple[int, int, int], x: float
 ) -> None:
-    """Convert the error sizes of a class from shares of the level to those of a level of `x`."""
+    """Convert the error sizes of a profile from shares of the level `x` to absolute sizes."""
     for horizon in range(3):
         width = NEAR_COUNT if horizon < 2 else FAR_COUNT
         states = STATES if horizon < 2 else 1
@@ -419,7 +433,7 @@ def _begin_sizes(
         if x > LEAST:
             row[sizes + states] *= x
         else:
-            # A share of zero is no size: the series begins without error sizes of its class.
+            # Shares of a level of zero give no size: the series begins without those of its class.
             row[sizes + states] = 0.0
             row[sizes + 2 * states + 1] = 0.0
 
@@ -453,12 +467,12 @@ def fold_step(
     weights
         `constants(step_s)`.
     out
-        Shape (n, HORIZON_COUNT * len(BANDS)), overwritten: `BANDS` of each horizon; NaN
-        without a forecast. The far horizon stays NaN between the ends of slots.
+        Shape (n, HORIZON_COUNT * len(BANDS)), overwritten: `BANDS` of each horizon; NaN is no
+        forecast. The far horizon has forecasts only in steps that end a slot.
     """
     gains = np.empty(NEAR_COUNT, np.float32)
     per_slot = lengths[0]
-    # The slot of this step; the last of its steps closes it.
+    # Number of the slot that contains this step. The last step of a slot closes it.
     slot = (number + per_slot - 1) // per_slot
     for i in range(state.shape[0]):
         row, line, x = state[i], out[i], values[i]

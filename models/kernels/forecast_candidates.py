@@ -1,4 +1,7 @@
-"""Compute parts of a forecast's candidates: medians and daily values of a series' row."""
+"""Compute parts of the candidate predictions of `forecast`: medians, past slots, bands.
+
+A slot is the mean of a series over 5 min. No argument is NaN.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +27,8 @@ def median_3(a: float, b: float, c: float) -> float:
 @inlined
 def median_5(a: float, b: float, c: float, d: float, e: float) -> float:
     """Return the median of five."""
-    # Of two sorted pairs, the smallest and the largest of the four cannot be the median.
+    # The smallest and the largest of a, b, c and d cannot be the median. The median is that of the
+    # other two and e.
     low = max(min(a, b), min(c, d))
     high = min(max(a, b), max(c, d))
     return median_3(e, low, high)
@@ -42,7 +46,7 @@ def slot_at(row: F32, index: int) -> float:
 
 @inlined
 def band9(x: float) -> int:
-    """Return which of 9 bands contains a signed distance."""
+    """Return the band, 0 to 8, that contains a signed distance; 4 contains 0."""
     size = abs(x)
     step = 0 if size <= 0.1 else 1 if size <= 0.5 else 2 if size <= 1.5 else 3 if size <= 4.0 else 4
     return 4 + step if x > 0.0 else 4 - step
@@ -50,7 +54,7 @@ def band9(x: float) -> int:
 
 @inlined
 def band5(x: float) -> int:
-    """Return which of 5 bands contains a signed distance."""
+    """Return the band, 0 to 4, that contains a signed distance; 2 contains 0."""
     size = abs(x)
     step = 0 if size <= 0.1 else 1 if size <= 1.0 else 2
     return 2 + step if x > 0.0 else 2 - step
@@ -58,7 +62,11 @@ def band5(x: float) -> int:
 
 @inlined
 def same_time(row: F32, index: int) -> float:
-    """Return the median over three days of the median around one time of day."""
+    """Return the median, over three days, of the values `around` one time of day.
+
+    `row` and `index` are as in `around`; `index` is in the future, and the days are those before
+    it. The oldest day is read one slot later than the same time of day.
+    """
     first = around(row, index - DAY)
     second = around(row, index - 2 * DAY)
     return median_3(first, second, around(row, index - 3 * DAY + 1))
@@ -68,18 +76,16 @@ def same_time(row: F32, index: int) -> float:
 def around(row: F32, index: int) -> float:
     """Return the median of a slot and its two neighbours.
 
-    `row` is the row of a series, shape (layout.size,). `index` counts as in `slot_at`, which must
-    accept both neighbours too.
+    `row` and `index` are as in `slot_at`; the indices of both neighbours must be valid too.
     """
     return median_3(slot_at(row, index - 1), slot_at(row, index), slot_at(row, index + 1))
 
 
 @inlined
 def replace_sorted(row: F32, left: np.float32, entered: np.float32) -> None:
-    """Replace one value of the sorted window by another.
+    """Replace the value `left` of the sorted window by `entered`, and keep the window sorted.
 
-    `row` is the row of a series, shape (layout.size,), updated. `left` must be in the window;
-    neither value is NaN.
+    `row` is the row of a series, shape (layout.size,), updated. `left` must be in the window.
     """
     index = 0
     while index < WINDOW - 1 and row[PART_SORTED + index] < left:

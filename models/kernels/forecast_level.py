@@ -57,7 +57,7 @@ def begin(row: F32, x: float) -> None:
 
 @inlined
 def follow(row: F32, x: float, slow: float, long: float) -> None:
-    """Move the means and sizes of a series by one known step.
+    """Update the means, the trend and the size of moves of a series with one known step.
 
     Parameters
     ----------
@@ -95,9 +95,10 @@ def follow(row: F32, x: float, slow: float, long: float) -> None:
 
 @inlined
 def close_slot(row: F32, slot: int) -> float:
-    """Write the mean of the ended slot into the ring of days, and return it; NaN if unknown.
+    """Write the mean of the ended slot into the ring of slots, and return it; NaN if unknown.
 
-    The ring has no NaN: an unknown slot is written as the last known value.
+    The ring has no NaN: for an unknown slot it gets the last known value. The sorted window of the
+    last slots is updated too.
 
     Parameters
     ----------
@@ -110,7 +111,7 @@ def close_slot(row: F32, slot: int) -> float:
     mean = np.float64(row[SLOT_SUM]) / count if count > 0.0 else np.nan
     row[SLOT_SUM] = 0.0
     row[SLOT_COUNT] = 0.0
-    # As float32, because it is searched again when it leaves the window.
+    # As float32, so that `replace_sorted` finds an equal value when this one leaves the window.
     entered = np.float32(mean if count > 0.0 else row[LAST])
     left = row[PART_SLOTS + (slot - WINDOW) % SLOTS]
     row[PART_SLOTS + slot % SLOTS] = entered

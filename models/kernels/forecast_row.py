@@ -1,8 +1,12 @@
 """Define the layout of a forecast series: one float32 row, equal for all series of a step length.
 
 A row has all learned state of a series, so a migration copies a row and a snapshot is one array.
-It begins with means and sizes. Then come the latest steps, three days of slots, and for each
-horizon the pending forecasts and the data learned from past ones.
+It begins with means and usual sizes of moves. Then come the latest steps, three days of slots, and
+for each horizon the pending forecasts and the data learned from past ones.
+
+Words: a candidate is an expert of a prediction with expert advice, a voice an expert of the final
+weighting. A state is a context that has weights of its own. A cell is a bin of a table of learned
+values. A forecast is pending until its outcome is known.
 """
 
 from typing import Final, NamedTuple
@@ -12,16 +16,17 @@ from numpy.typing import NDArray
 
 F32 = NDArray[np.float32]
 
-# Resolution of daily and hourly patterns.
+# A slot is the resolution of daily and hourly patterns. `HOUR` and `DAY` are in slots.
 SLOT_S: Final = 300
 HOUR: Final = 12
 DAY: Final = 288
 HORIZONS_S: Final = (300, 1800, 86_400)
 HORIZON_COUNT: Final = len(HORIZONS_S)
-# Columns of a forecast, in the order of a CSV line.
+# Columns of a forecast, in the order of a CSV line: the point forecast (named `mean`, although it
+# is a median), and the bounds of the 90 % and the 50 % interval.
 BANDS: Final = ("mean", "lo90", "hi90", "lo50", "hi50")
 
-# Candidates of the two near horizons, then those of the far one.
+# Candidates of the two near horizons, then those of the far one, in the order of their values.
 NEAR: Final = (
     "last",
     "previous",
@@ -50,30 +55,35 @@ FAR: Final = (
 )
 NEAR_COUNT = len(NEAR)
 FAR_COUNT = len(FAR)
-# States: the size of the last move (3) by the distance from the median (3).
+# Number of states: three sizes of the last move, times three distances from the median.
 STATES: Final = 9
-# Cells of `similar_state`: the same two distances with their sign, in 9 by 5 bands.
+# Number of cells of `similar_state`: the signed distance of the last value from the median in 9
+# bands, times that of the value before in 5 bands.
 CELLS = 45
 QUANTILES = 4
 
-# Fields of a series' own level, at the start of its row.
+# Fields at the start of a row. `EW_…` are exponentially weighted means. `MOVE` and `AWAY` are the
+# usual size of a step and of the distance from the median, `RESOLUTION` the smallest step above 0.
 LAST, PREVIOUS, AGE, EW_FAST, EW_SLOW, EW_LONG = 0, 1, 2, 3, 4, 5
 HOLT_LEVEL, HOLT_TREND, MOVE, AWAY, SLOT_SUM, SLOT_COUNT = 6, 7, 8, 9, 10, 11
 EW_MEDIUM, RESOLUTION = 12, 13
 HEAD = 14
 LATEST = 5
-# Three days, and the slots around tomorrow's time of day on the first of them.
+# Slots stored: three days and a margin. The oldest slot read is three days before the last one.
 SLOTS = 3 * DAY + 8
 WINDOW = 25
 
-# Fields of each pending forecast, beside the predictions of its candidates.
+# Fields of a pending forecast, stored after the predictions of its candidates: their predictions
+# weighted by state and overall, the final one, the usual error, the numbers of state and cell, and
+# the median and the unit (`AWAY`) of `similar_state`. A `FINAL` of NaN means that there is none.
 BY_STATE, OVERALL, FINAL, SCALE, STATE, CELL, BASE, UNIT = range(8)
 PENDING = 8
-# Inputs of the final weighting: the last value, and the candidates by state and overall.
+# Voices are the inputs of the final weighting: the last value, and the candidates weighted by what
+# was learned in the current state, and in all states.
 VOICES = 3
 
 
-# Smaller than any metric's resolution: a constant series must not divide by zero.
+# Least size, below the resolution of any metric: sizes are divisors, so they must not be zero.
 LEAST = 1e-6
 
 
@@ -85,9 +95,9 @@ class Layout(NamedTuple):
     step_s
         Length of a step in s; `SLOT_S` is a multiple of it.
     steps
-        Horizons, the near ones in steps, the far one in slots.
+        Length of each horizon: the near ones in steps, the far one in slots.
     start
-        Start of the part of each horizon.
+        Index in the row at which the data of each horizon start.
     size
         float32 values in a row.
     """
@@ -98,12 +108,14 @@ class Layout(NamedTuple):
     size: int
 
 
-# Parts of a near horizon after its pending ring, as offsets: regrets and their squares by
-# state and overall, the last voices, quantiles, error sizes and counts by state, cells.
+# Order of a horizon's data: the ring of pending forecasts; by state and overall, the regrets of the
+# candidates and the sums of their squares; both for the voices; quantiles; error sizes by state and
+# overall, then their counts; for a near horizon the cells, then their counts. `WIDTHS` are the
+# numbers of candidates, `STATE_COUNTS` those of states.
 WIDTHS = (NEAR_COUNT, NEAR_COUNT, FAR_COUNT)
 STATE_COUNTS = (STATES, STATES, 1)
 PART_LATEST = HEAD
-# The last 25 slots sorted by size, so that their median is read and not searched.
+# The last 25 slots in ascending order, so that their median is the one in the middle.
 PART_SORTED = PART_LATEST + LATEST
 PART_SLOTS = PART_SORTED + WINDOW
 PART_BY_SLOT = PART_SLOTS + SLOTS
@@ -137,7 +149,7 @@ def _fixed(horizon: int) -> int:
 
 
 def _sizes(horizon: int, plan: Layout) -> int:
-    """Return the start of the error sizes by state and overall; their counts follow."""
+    """Return the index of a horizon's error sizes: by state, then overall; counts follow."""
     width, sets = WIDTHS[horizon], STATE_COUNTS[horizon] + 1
     ring = plan.steps[horizon] * (width + PENDING)
     return plan.start[horizon] + ring + 2 * sets * width + 2 * VOICES + QUANTILES
@@ -154,16 +166,17 @@ def _cell_places(plan: Layout) -> NDArray[np.intp]:
     return np.array(firsts)[:, None] + np.arange(CELLS)
 
 
-# Number of own errors that equal the error size learned from a class (chosen on
-# `bitbrains_faults_dev`).
+# Weight of the error size that a series takes from the profile of its class, as a number of own
+# errors. The value was chosen on the dataset `bitbrains_faults_dev`.
 _TAUGHT_COUNT: Final = 2.0
 
-# Outcomes before which the usual error of a horizon is unknown: two give a size, which may be a
-# class's; an error of zero needs six.
+# Number of outcomes from which the usual error of a horizon counts as known: two, or six while it
+# is zero. The error size of a profile counts as two outcomes.
 FEW_OUTCOMES = 2.0
 ENOUGH_OUTCOMES = 6.0
 
-# In units of the mean absolute error: those of a Laplace distribution.
+# Initial 5, 95, 25 and 75 % quantiles of the error, in units of the mean absolute error: those of a
+# Laplace distribution.
 _FIRST_QUANTILES: Final = (-2.3, 2.3, -0.69, 0.69)
 
 
@@ -180,7 +193,10 @@ def new_series(count: int, plan: Layout) -> F32:
 
 
 def _first_cells() -> F32:
-    """Return the initial prediction of each cell: that the level stays."""
+    """Return the initial values of the cells, shape (CELLS,): the middle of each cell's band.
+
+    In units of the usual distance from the median; it predicts that the last value stays.
+    """
     middles = np.array([-5.0, -2.5, -1.0, -0.3, 0.0, 0.3, 1.0, 2.5, 5.0], np.float32)
     return np.repeat(middles, 5)
 
@@ -188,21 +204,21 @@ def _first_cells() -> F32:
 def profile_of(state: F32, plan: Layout) -> F32:
     """Return the profile of the mature series of one class, shape (size of a profile,).
 
-    The profile has medians over `state`'s series: the movement after each state, and the size of
-    errors relative to the level. Quantiles are not included: they apply to errors of known size,
-    and are too narrow while the size is unknown.
+    A profile has medians over the rows of `state`: the value of each cell, then the error size of
+    each horizon relative to the level. Quantiles are not included: they apply to errors of known
+    size, and are too narrow while the size is unknown.
     """
     level = np.maximum(state[:, EW_LONG], np.float32(LEAST))
-    # Relative to a level of zero every error would be unbounded.
+    # At most 1, because relative to a level near zero an error would be unbounded.
     sizes = np.minimum(state[:, _size_places(plan)] / level[:, None], np.float32(1.0))
     cells = state[:, _cell_places(plan).reshape(-1)]
     return np.asarray(np.median(np.concatenate([cells, sizes], axis=1), axis=0), np.float32)
 
 
 def start_from(state: F32, plan: Layout, profile: F32) -> None:
-    """Start the new series of `state` from a class's profile.
+    """Initialise the new series of `state` from the profile of their class.
 
-    Error sizes are shares of the level until the first value gives the level.
+    Their error sizes stay shares of the level until the first value of a series defines its level.
 
     Parameters
     ----------
@@ -218,7 +234,11 @@ def start_from(state: F32, plan: Layout, profile: F32) -> None:
 
 
 class Constants(NamedTuple):
-    """Weights that follow from the length of a step."""
+    """Weights that follow from the length of a step.
+
+    `forget` is the factor by which regrets fade with each outcome. `slow` and `long` are weights of
+    one step in the means `EW_SLOW` and `EW_LONG`.
+    """
 
     forget: float
     slow: float
@@ -228,9 +248,9 @@ class Constants(NamedTuple):
 def constants(step_s: int) -> Constants:
     """Return the weights for steps of `step_s` seconds.
 
-    Regrets fade with a time constant of 42 h: an hour of a fault weighs as much as weeks of
-    calm, and must not decide the candidates' weights for weeks. The slow and long means have 80 min
-    and 7 h, the best values on 5-min traces.
+    Regrets of near horizons fade with a time constant of 42 h. Without fading, an hour of a fault,
+    which causes as much regret as weeks of calm, would decide the weights for weeks. The slow and
+    the long mean have time constants of 80 min and 7 h, the best values on 5-min traces.
     """
     share = step_s / SLOT_S
     return Constants(0.998**share, 1.0 - 0.94**share, 1.0 - 0.988**share)

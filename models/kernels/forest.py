@@ -1,12 +1,13 @@
 """Score and train half-space trees as arrays, in one pass over many models.
 
 Algorithm: Tan, Ting and Liu, "Fast Anomaly Detection for Streaming Data", IJCAI 2011,
-sections 3 and 4, as implemented in River (`river.anomaly.HalfSpaceTrees`), bit for bit. A
-tree's shape depends only on the seed, so models of one seed share features and
-thresholds and differ only in masses. A score is a sum of integers, exact in float64, so
-the order of summation does not matter.
+sections 3 and 4. Scores equal those of River (`river.anomaly.HalfSpaceTrees`) bit for bit. The
+features and thresholds of a tree do not depend on data, so models with the same seed share them
+and differ only in masses (numbers of samples that reached a node). A score is a sum of integers,
+exact in float64, so the order of summation does not matter.
 
-Only samples that surprised a baseline are scored, as bounded features.
+Only samples for which `models.kernels.baseline` sets a bit in `gate` are scored (a large z score or
+residual, or a drift). Their features are limited to [0, 1].
 """
 
 from typing import Final
@@ -22,10 +23,11 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
-# Columns of a sample.
+# Columns of a sample: the features in the order of their names, as River sorts them.
 CPU_SHARE, DELAY_SHARE, DISK_SILENCE, SILENCE, Z_CPU, Z_READ, Z_SEND, Z_WRITE = range(8)
 FEATURES: Final = 8
-# The feature is 1 at a silence of this many nats; a z of this value is half way to its limit.
+# `_NATS_CAP`: a silence of this many nats, or more, gives the feature 1. `_Z_HALF`: a z score of
+# this size gives a feature half way between the middle, 0.5, and its limit, 0 or 1.
 _NATS_CAP: Final = np.float32(8)
 _Z_HALF: Final = 6.0
 _GATE: Final = baseline.OUT["gate"]
@@ -63,17 +65,19 @@ def take_gated(
     samples: F64,
     models: I64,
 ) -> int:
-    """Take the samples that surprised a baseline, and the class of each VM.
+    """Collect the features of the samples with a gate bit, and the workload classes of their VMs.
 
     Parameters
     ----------
     counted, state
-        Results of `baseline.fold_counters` for the sample, and its state.
+        Results of `baseline.fold_counters` for the sample, and the state that it updated.
     cpu, contention, vcpus, life_nats, disk_nats
-        Shape (rows,): cores used, share of them waited for, vCPUs, and how surprising the
-        silence of all signals and of the disks is.
+        Shape (rows,): cores used; share of the wanted CPU time that the VM waited for; number of
+        vCPUs; how surprising the silence of all signals is, and that of the disks, in nats. NaN is
+        unknown.
     edges
-        Ascending: mean CPU shares at which another class begins.
+        Shape (classes - 1,), ascending: share of all vCPUs from which the next class begins. The
+        mean CPU use of a VM determines its class.
     size
         Number of rows in use.
     gated, samples, models
@@ -96,7 +100,8 @@ def take_gated(
         sample[DISK_SILENCE] = _bounded(np.float64(disk_nats[index] / _NATS_CAP))
         sample[SILENCE] = _bounded(np.float64(life_nats[index] / _NATS_CAP))
         for k in range(4):
-            # Mapped onto (0, 1), 0.5 at 0: strictly monotonic, so it does not saturate.
+            # Maps z to (0, 1), and 0 to 0.5. The map is strictly monotonic, so that large scores
+            # still differ.
             z = np.float64(counted[_Z_ROWS[k], index])
             sample[Z_CPU + k] = 0.5 + 0.5 * z / (abs(z) + _Z_HALF)
         mean = np.float64(state[index // BLOCK_ROWS, baseline.MEAN, index % BLOCK_ROWS])
@@ -128,8 +133,8 @@ def score_then_learn(
     Parameters
     ----------
     samples
-        Shape (m, n_features), values in [0, 1]; NaN is missing and follows the heavier
-        child, as in River.
+        Shape (m, n_features), values in [0, 1]. At a missing value (NaN) the sample follows the
+        child with the larger mass, as in River.
     models
         Shape (m,): model of each sample; one model may appear repeatedly.
     features, thresholds
@@ -138,7 +143,7 @@ def score_then_learn(
         Shape (n_models, n_trees, n_nodes): masses of the window being learned and of the
         one before it.
     counts, first_window
-        Shape (n_models,): samples in the window, and whether none was completed yet.
+        Shape (n_models,): samples in the current window; whether no window is complete yet.
     height, window
         Depth of the leaves, and samples per window.
     scores

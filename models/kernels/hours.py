@@ -1,11 +1,11 @@
 """Detect degrading storage: a VM's writing falls hour after hour while its CPU use continues.
 
-Each hour's writing is compared with the VM's usual writing at that time of day. A load that ends
-falls once, together with its CPU. A degrading disk falls in every hour for half a day. Six falls
-in a row are one order of 5,040 by chance.
+Each hour's writing is compared with the VM's usual writing at that time of day. When a load ends,
+writing falls once, and CPU use falls with it. When a disk degrades, writing falls in every hour for
+half a day. Six falls in a row are one of the 5,040 orders of seven values, so rare by chance.
 
-An hour needs at least half of its twelve means, so a VM that is sampled more coarsely than every
-600 s has none and is never reported. The state takes 456 bytes per VM.
+An hour needs at least half of its twelve means of five minutes. A VM that is sampled less often
+than every 600 s has no such hour and is never reported. The state takes 456 bytes per VM.
 """
 
 import math
@@ -20,12 +20,13 @@ F32 = NDArray[np.float32]
 
 HOUR_S: Final = 3600.0
 DAY_HOURS: Final = 24
-# A fall is searched from its last hour back to half a day before.
+# Least and greatest length of a fall, in hours. A fall ends in the last hour.
 FALLS_LEAST, FALLS_MOST = 6, 12
 _PAST: Final = FALLS_MOST + 1
 
-# A VM's row: its hour and the first mean of it, then by hour of day the usual logarithms and their
-# number of days, then the last hours, newest first.
+# Fields of a VM's row: its current hour since the epoch, the number of the first mean in it, the
+# consecutive falls. By hour of day: usual logarithms of writes and CPU, and days learned. Then the
+# last hours, newest first: both logarithms relative to the usual ones, and that of writes itself.
 _HOUR, _FIRST, _RUN = 0, 1, 2
 _USUAL_WRITE: Final = 3
 _USUAL_CPU: Final = _USUAL_WRITE + DAY_HOURS
@@ -37,22 +38,25 @@ FIELD_COUNT: Final = _WRITE + _PAST
 
 # An hour needs half of its twelve means.
 MEANS_LEAST: Final = 6
-# The usual logarithm is the mean of three days, so that one unusual day moves it by a third. A
-# further day weighs a quarter (the days before it 1, 1/2 and 1/3): it adapts in about four days.
+# The usual logarithm needs three days, so that one unusual day moves it by at most a third. The
+# first days weigh 1, 1/2 and 1/3, each further day a quarter: the value adapts in about four days.
 _DAYS_LEAST: Final = 3.0
 _LEARN: Final = 0.25
-# Below 2 KB/s a single log file dominates the hours; a VM without CPU or writes has no logarithm.
+# A fall must begin at this rate in bytes/s; below 2 KB/s a single log file dominates the hours. The
+# floors (bytes/s, share of all vCPUs) are added before a logarithm is taken, because 0 has none.
 _WRITES_LEAST: Final = 2000.0
 _WRITE_FLOOR, _CPU_FLOOR = 500.0, 0.001
-# A fall to half: the usual share varies less than that on most VMs.
+# Least fall: to half. On most VMs, writing varies less than that about its usual value.
 _FALL_NATS: Final = math.log(2.0)
 # Less than a hundredth in an hour is no fall.
 _STEP_NATS: Final = 0.01
-# It falls from the usual level, not from an unusual day back to it.
+# A fall must begin this close to the usual level, or it may be the end of an unusual day.
 _USUAL_NATS: Final = math.log(1.5)
-# The writing itself must fall, not only relative to a rising expectation.
+# Writing itself must fall by this part of its fall relative to the usual value, because a rise of
+# the usual value alone is no fault.
 _OWN_PART: Final = 0.7
-# Guests that wait for their disks compute less too, but not as much less.
+# CPU use may fall by at most this part of the fall of writing: guests that wait for their disks
+# compute less too, but not as much less.
 _CPU_PART: Final = 0.7
 # Constants that affect decisions: builds that differ here decide differently.
 CONSTANTS: Final = (
@@ -63,7 +67,7 @@ CONSTANTS: Final = (
 
 
 def new_state(size: int) -> F32:
-    """Return the hours of new VMs, shape (rows, FIELD_COUNT)."""
+    """Return the state of new VMs, shape (rows, FIELD_COUNT); an unknown hour is NaN."""
     state = np.zeros((size, FIELD_COUNT), np.float32)
     state[:, _WRITE_SHARE:] = np.nan
     return state
@@ -71,13 +75,13 @@ def new_state(size: int) -> F32:
 
 @inlined
 def is_over(own: F32, hour: float) -> bool:
-    """Return whether the VM's current hour has ended."""
+    """Return whether the VM's current hour has ended; `hour` is that of the newest mean."""
     return float(own[_HOUR]) != hour
 
 
 @inlined
 def follows(own: F32, hour: float) -> bool:
-    """Return whether an hour is the next one."""
+    """Return whether `hour` is the next one after the VM's current hour."""
     return float(own[_HOUR]) + 1.0 == hour
 
 
@@ -90,20 +94,23 @@ def begin_hour(own: F32, hour: float, first: int) -> None:
 
 @inlined
 def means_of(own: F32, count: int) -> int:
-    """Return the number of means of the ended hour, before the last one of `count`."""
+    """Return the number of means in the ended hour; the last of `count` is in the next one."""
     return count - 1 - int(own[_FIRST])
 
 
 @inlined
 def forget_row(own: F32) -> None:
-    """Reset the row of hours: one is missing, or there is no usual value to compare with."""
+    """Reset the count of consecutive falls: an hour is missing or has no usual value."""
     own[_RUN] = np.float32(0.0)
     own[_WRITE_SHARE] = np.float32(np.nan)
 
 
 @inlined
 def _follow(own: F32, index: int, writes: float, cpu: float) -> None:
-    """Insert an hour before the others, and count the falls in a row that it ends."""
+    """Insert an hour as the newest, and update the count of consecutive falls.
+
+    `index` is its hour of the day; `writes` and `cpu` are logarithms.
+    """
     share = writes - float(own[_USUAL_WRITE + index])
     fell = share < float(own[_WRITE_SHARE]) - _STEP_NATS
     own[_RUN] = np.float32(min(float(own[_RUN]) + 1.0, float(FALLS_MOST)) if fell else 0.0)

@@ -1,7 +1,8 @@
 """Copy a frame's columns into a node's rows: levels, epochs and known values, in one pass.
 
-A smaller counter or another instance begins a new epoch and gives no rate. A missing value is
-unknown: -1 or NaN, never zero.
+An epoch is a time in which the counters of a VM are comparable. A smaller counter or another
+instance begins a new epoch and gives no rate. A missing value is unknown: -1 or NaN, and 0 only for
+the time of the balloon's last report.
 """
 
 from typing import Final, NamedTuple
@@ -20,14 +21,14 @@ I64 = NDArray[np.int64]
 U64 = NDArray[np.uint64]
 Bools = NDArray[np.bool_]
 
-# Rows of `indices`: row of a value in the frame, and in the rows' integers.
+# Rows of `indices`. Each holds the row of one value in the frame, and in the table's integers.
 CPU, READ, WRITTEN, SENT = 0, 1, 2, 3
 INSTANCE, STATE, VCPUS, BUSY, JOB = 4, 5, 6, 7, 8
 MEMORY, UPDATED, DELAY, WAIT = 9, 10, 11, 12
 INDICES: Final = 13
 _LEVELS: Final = (STATE, VCPUS, BUSY, JOB)
 
-# Continuation of a row's epoch.
+# Whether a sample continues the epoch of its VM, or begins a new one without or with a boot.
 SAME_EPOCH, NEW_EPOCH, NEW_BOOT = 0, 1, 2
 
 
@@ -39,16 +40,18 @@ class Taken(NamedTuple):
     counters, flags
         As `baseline.fold_counters` takes them.
     running, judged, measured, known
-        Whether the guest should run, the same where the time since its last sample is
-        known, whether its CPU was measured, and both.
+        `running`: the guest should run. `judged`: it should run, and the time since its last sample
+        is known. `measured`: its CPU time was measured. `known`: `judged` and `measured`.
     memory
         The memory figure in KiB, NaN unknown.
     updated, delay
-        The balloon's last report (0 unknown) and ns waited for a core (-1 unknown).
+        Time of the balloon's last report in s since 1970 (0 unknown), and ns waited for a core
+        since the VM started (-1 unknown).
     epochs
         `SAME_EPOCH`, `NEW_EPOCH` or `NEW_BOOT`.
     rates
-        Shape (4, rows), written by `note_rates`: as `counted`, NaN where not `judged`.
+        Shape (4, rows), written by `note_rates`: the rates of `baseline.fold_counters`, NaN where
+        not `judged`.
     alive, disk_alive, moves
         Memory for the results of `state_update.fold_signs`.
     """
@@ -130,7 +133,7 @@ def _take_instance(values: U64, missing: Bools, indices: I64, index: int, intege
 
 @inlined
 def _forget(indices: I64, index: int, previous: U64, integers: I64) -> None:
-    """Clear the previous counters of a row, so that the next ones give no rate."""
+    """Clear the previous counters of a row, so that those of this frame give no rate."""
     integers[indices[DELAY, 1], index] = -1
     for k in range(4):
         previous[k, index] = baseline.NO_PREVIOUS
@@ -138,7 +141,7 @@ def _forget(indices: I64, index: int, previous: U64, integers: I64) -> None:
 
 @inlined
 def _delay_row(missing: Bools, indices: I64, size: int) -> int:
-    """Return the row of the time waited for a core: the run queue's if there is no better one."""
+    """Return the frame's row of the time waited for a core: `WAIT` if no VM has a `DELAY`."""
     delayed = indices[DELAY, 0]
     for index in range(size):
         if _is_known(missing, delayed, index):
@@ -167,13 +170,13 @@ def take_rows(
     indices
         Shape (INDICES, 2): row of each value in `values` and in `integers`, -1 for none.
     may_run
-        By state, the last entry for an unknown one: whether such a guest runs.
+        Whether a guest should run, by its state; the last entry is for an unknown state.
     has_interval
         Whether the time since the last frame is known; without it no counter is compared.
     previous
         Shape (4, rows): counters of the last sample.
     integers
-        Shape (numbers, rows), updated; `migrated_row` marks VMs whose next instance is no boot.
+        Shape (numbers, rows), updated. Where `migrated_row` is not 0, a new instance is no boot.
     taken
         Overwritten, except `rates` and the fields after it.
 
@@ -211,7 +214,7 @@ def take_rows(
         taken.updated[index] = _number(values, missing, indices[UPDATED, 0], index, 0)
         taken.delay[index] = _number(values, missing, delayed, index, -1)
     for index in range(size, width):
-        # Rows beyond those in use have an unknown state, so `taken` keeps its values.
+        # Rows beyond those in use: no counter is measured, other values stay as in `new_taken`.
         taken.flags[index] = np.uint8(baseline.FLAG_SAME_EPOCH)
     if not has_interval:
         for index in range(width):
@@ -228,20 +231,20 @@ def note_rates(
     sums: F64,
     counts: F64,
 ) -> int:
-    """Write the rates of guests that should run, and add known values to the minute.
+    """Write the rates of guests that should run, and add known values to the sums of the minute.
 
     Parameters
     ----------
     counted
         Results of `baseline.fold_counters` for the sample, shape (baseline.OUT_ROWS, rows).
     minute_rows
-        Rows of `counted` that a minute adds up.
+        Rows of `counted` whose values are summed over a minute.
     has_interval
         Whether this sample has rates; without them no value is added.
     taken
-        Of this frame; `rates` is overwritten.
+        Values of this frame; `rates` is overwritten.
     sums, counts
-        Shape (len(minute_rows), rows), updated.
+        Shape (len(minute_rows), rows), updated: sums of the known values, and their numbers.
 
     Returns
     -------

@@ -1,8 +1,8 @@
 """Cache compiled kernels in a folder, so that the next start need not compile them.
 
 The cached machine code is loaded without verification, so the folder must belong to the service
-alone. Numba checks only the file of a kernel, not the files of the functions it calls.
-`fingerprint` covers all of them; name the folder by it.
+alone. Numba checks only whether the file of a kernel has changed, not the files of the functions it
+calls. `fingerprint` covers all files, so the folder must be named by it.
 """
 
 import os
@@ -23,8 +23,8 @@ _SOURCES = Path(__file__).parents[1]
 def fingerprint(sources: Path = _SOURCES) -> str:
     """Return 32 hex digits that change when kernels may compile to other code.
 
-    They cover every source file of the models, the versions of the compilers, and Numba's
-    settings. Numba itself distinguishes CPUs and signatures.
+    They cover every source file of the models, the versions of Numba and NumPy, and the environment
+    variables that set up Numba. Numba itself distinguishes CPUs and signatures.
     """
     digest = blake2b(digest_size=16)
     versions = [numba.__version__, np.__version__]
@@ -40,22 +40,22 @@ def fingerprint(sources: Path = _SOURCES) -> str:
 def kept_in(folder: Path) -> Iterator[None]:
     """Load kernels compiled in this block from a folder, and store new ones there.
 
-    Use one process at a time: two that store different signatures of a kernel could confuse them.
-    After the block no kernel is loaded or stored.
+    Only one process may use the folder at a time: two that store different signatures of one kernel
+    could mix them up. After the block, kernels are neither loaded nor stored.
 
     Raises
     ------
     OSError
         The folder cannot be read or written. Kernels compiled until then stay compiled.
     """
-    # Numba defines its settings' names when it is imported.
+    # Numba creates the names of its settings at import, so the type checker does not know them.
     cast(Any, numba.config).CACHE_DIR = str(folder)
-    # Numba has no public API for the location of a cached kernel, nor to undo it.
+    # Numba has no public API for the location of a cached kernel, nor to switch caching off.
     try:
         for compiled in KERNELS:
             compiled.enable_caching()
             if not Path(compiled._cache.cache_path).is_relative_to(folder):  # noqa: SLF001
-                raise OSError(f"{folder} cannot be written")  # Numba would take the next best
+                raise OSError(f"{folder} cannot be written")  # Numba would use another folder
         yield
     finally:
         for compiled in KERNELS:

@@ -1,7 +1,7 @@
 """Screen all VMs of a node: select those that need further examination.
 
-Each test is cheap, passes every VM in which the examination may find a fault, and reports its
-result in one bit. A window without events therefore costs one pass, for any size of the fleet.
+Each test is cheap and sets one bit. Together they select every VM in which the examination may find
+a fault. A window without events therefore costs one pass, for any size of the fleet.
 """
 
 import math
@@ -19,14 +19,14 @@ F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 U16 = NDArray[np.uint16]
 
-# Bits of a row, and indices of the counts. The VM is known by totals only; it is suspect; its
-# silence has just begun; it moves.
+# Bits of a row, and indices in `counts`. Only totals are known of the VM; it may have a fault. Only
+# for VMs known by totals: its silence has just begun; it is alive.
 ONLY_AGGREGATES, SUSPECT, YOUNG, MOVING = 0, 1, 2, 3
 # Slow faults, which develop over hours.
 LEAK, FLOOD, RUNAWAY, BOOTED = 4, 5, 6, 7
-# The VM fell silent recently: its disks, its sending, all of it.
+# Recently fell silent: the disks of the VM, its sending, all its signals.
 FELL_DISK, FELL_TX, FELL_LIFE = 8, 9, 10
-# Without this sample, and missing for long.
+# The VM is missing in the last sample; it has been missing for a long time.
 UNSEEN, ABSENT = 11, 12
 # Its writing falls hour by hour.
 SLOWED = 13
@@ -56,7 +56,10 @@ class Rows(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """Index of each limit, named as in the configuration; `totals_alert_nats` by its error rate."""
+    """Index of each limit; names are those of `Configuration`.
+
+    `totals_alert_nats` follows from `totals_alert_rate`.
+    """
 
     cpu_cap_nats: int
     one_core_nats: int
@@ -142,7 +145,7 @@ def _is_suspect_by_aggregates(signs: F64, limits: F64, index: int) -> bool:
 
 @inlined
 def _of_aggregates(signs: F64, limits: F64, index: int) -> int:
-    """Flag VMs known by totals only: silence just begun, moving."""
+    """Return the bits of a VM known by totals only: silence just begun, alive."""
     run = signs[index, at.O_RUN]
     young = run >= 1.0 and run <= limits[_L.totals_shared_samples]
     young = young and signs[index, at.O_ACTIVE] >= limits[_L.totals_active_share]
@@ -166,18 +169,19 @@ def _fell(
     floats: F64, integers: I64, life: F32, disk: F32, rows: I64, limits: F64, dt_s: float,
     index: int,
 ) -> int:  # fmt: skip
-    """Return the signals by which the VM fell silent within the gate's window."""
+    """Return the bits of signals that fell silent within the window of common causes (gate)."""
     window_s = max(limits[_L.gate_window_s], 3.0 * dt_s)
     short, nats = np.float32(window_s), _single(limits, _L.shared_nats)
     by_disk = integers[rows[_R.disk_samples], index] >= 2
     by_disk = by_disk and disk[0, index] <= short and disk[1, index] >= nats
-    # A silence on a node or in a cell may later prove to be that of a pool, whose members on other
-    # nodes are one sample behind.
+    # One sample more than for disks: the silence of a node or cell may prove to be that of a pool,
+    # whose members on other nodes are one sample behind.
     by_life = integers[rows[_R.run_samples], index] >= 3
     by_life = by_life and life[0, index] <= short and life[1, index] >= nats
     still = floats[rows[_R.tx_still_s], index]
     by_tx = still >= 2.0 * dt_s and still <= window_s
-    # There is no gap model for sending: require a VM that sent in nearly every sample.
+    # Sending has no gap model. Instead, the VM must have sent in nearly every sample before; its
+    # share of samples with sent bytes has decayed since.
     by_tx = by_tx and floats[rows[_R.tx_share], index] >= 0.8 * math.exp(-still / 60.0)
     return _bit(FELL_DISK, by_disk) | _bit(FELL_TX, by_tx) | _bit(FELL_LIFE, by_life)
 
@@ -205,7 +209,7 @@ def screen(
     floats, integers, life, disk, signs, shows
         State of `engine.detection.vm_table.VmTable` after the last sample.
     rows, limits
-        In the order of `Rows` and `Limits`.
+        Row numbers and limits in the order of `Rows` and `Limits`.
     dt_s
         Time between the node's last two samples.
     absent_s

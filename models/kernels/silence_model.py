@@ -2,13 +2,13 @@
 
 A gap is the time between two signs of life. Its survival function P(gap ≥ t) is stored as
 counts at log-spaced edges (the empirical estimator with Krichevsky-Trofimov's prior of
-one half), so the evidence of a silence follows from the VM's own past. Ten seconds are worth more
-for a guest that writes every second than for one that writes hourly, and a new VM cannot surprise
-at all.
+one half), so the evidence of a silence follows from the VM's own past. Ten silent seconds are more
+evidence for a guest that writes every second than for one that writes hourly. A VM without learned
+gaps gives at most 0.7 nats.
 
-A silence that another event cut short would have lasted longer. It does not show how gaps end, so
-it is not counted as a gap. But it shows that the VM lives with silences of this length and counts
-as survived, so that a silence rather surprises too little than too much.
+A silence that another event cut short is a censored observation: it would have lasted longer. Its
+end is not that of a gap, so it is not counted as a gap. But it shows that the VM survives silences
+of this length, and counts as survived. The error is then towards too little surprise.
 """
 
 import math
@@ -24,7 +24,8 @@ F32 = NDArray[np.float32]
 I8 = NDArray[np.int8]
 U8 = NDArray[np.uint8]
 
-# Edges 2**0 to 2**15 s: one second to nine hours.
+# Edges 2**0 to 2**15 s: one second to nine hours. Fields of a row: length of the current silence in
+# s, whether it has an external explanation, number of gaps, and the number that survived each edge.
 EDGE_COUNT: Final = 16
 RUN, HELD, LIVE = 0, 1, 2
 SURVIVED: Final = 3
@@ -36,13 +37,13 @@ OUT_ROWS: Final = len(OUT)
 SILENT: Final = 0
 ALIVE: Final = 1
 UNKNOWN: Final = -1
-# A silence that ended without a sign of life: it would have lasted longer.
+# Another event than a sign of life ended the silence, which would have lasted longer.
 CUT_SHORT: Final = 2
 
-# Counts are halved after a week of samples, so that the model can adapt.
+# In s. Counts are halved when there are more gaps than samples in this time, so that they adapt.
 MEMORY_S: Final = 7 * 86_400.0
 
-# The whole silence, for `share` of `fold_life`.
+# Value of `share` in `fold_life` with which the whole silence is compared with the past.
 WHOLE: Final = np.float32(1)
 
 _ZERO: Final = np.float32(0)
@@ -104,9 +105,9 @@ def fold_life(
         Shape (2, blocks * BLOCK_ROWS), overwritten; rows as `OUT`: length of the row's silence
         in s, and how surprising it is for this VM, in nats; both 0 when alive.
     share
-        Share of a silence that is compared with the past: 1 gives the nats of a silence of
-        the same length, 1/4 those of a quarter of it, so that only a silence several times
-        longer than usual surprises.
+        Factor on the length of a silence before it is compared with the past. 1 gives the nats of
+        its whole length, 1/4 those of a quarter, so that only a silence several times longer than
+        usual is surprising.
 
     Returns
     -------

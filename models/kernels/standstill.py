@@ -1,16 +1,16 @@
 """Detect which vCPUs of each VM stand still: a death stops them, a computing guest does not.
 
 When a Linux kernel panics, every vCPU but the one that panicked is stopped and gains exactly
-0 ns from then on. When it halts, all are stopped (measured on guests in the lab:
-benchmarks/README.md). While the kernel is alive its idle vCPUs serve timers, so a job that computes
-on one of them leaves some time on the others.
+0 ns from then on. When a kernel halts, all vCPUs are stopped (measured on guests in the lab:
+benchmarks/README.md). While a kernel is alive, its idle vCPUs serve timers. So while a job computes
+on one vCPU, the others still gain some time.
 
-How long a VM's idle vCPUs stand at exactly 0 while it is alive differs between guests (a tickless
-one may sleep for minutes). `models.kernels.silence_model` therefore learns it per VM, from samples
-in which the vCPUs are idle. Time gained by work, however little, does not show the effect of timers
-alone, so samples with I/O are not learned.
+A standstill is a time in which vCPUs gain exactly 0 ns. Its usual length differs between live
+guests: idle vCPUs of a tickless one may sleep for minutes. `models.kernels.silence_model` therefore
+learns it per VM, from samples in which the vCPUs are idle. Samples with I/O are not learned: time
+gained by work, however little, does not show how often timers alone end a standstill.
 
-The same is learned from KVM's counts: how long a VM goes without an injected interrupt.
+The time without an interrupt injected by KVM is learned per VM in the same way.
 """
 
 from typing import Final
@@ -32,7 +32,7 @@ Bools = NDArray[np.bool_]
 
 # Stored in place of an unknown time or count.
 NO_TIME: Final = np.uint64(2**64 - 1)
-# For a row whose standstill no vCPU has ended yet.
+# Value of `mover` in a row where no vCPU has moved in the current standstill of the others.
 NO_MOVER: Final = -1
 
 # Result of a sample for a row's vCPUs.
@@ -40,10 +40,10 @@ STILL: Final = 0
 MOVED: Final = 1
 UNKNOWN: Final = -1
 
-# Share of a standstill that is compared with the past, for `silence_model.fold_life`. A guest
-# without ticks that computes for hours stands still again and again, sometimes for longer than ever
-# before. It never stands still for four times as long as one in twenty did (by chance once in 10**5
-# gaps).
+# `share` of `silence_model.fold_life`: a quarter of a standstill is compared with the past. Idle
+# vCPUs of a tickless guest that computes for hours stand still again and again, sometimes longer
+# than ever before. But they never stand still for four times the length that one in twenty of their
+# standstills exceeds (by chance once in 10**5 gaps).
 SHARE: Final = np.float32(0.25)
 
 _RUN: Final = silence_model.RUN
@@ -58,7 +58,10 @@ def _end_run(state: F32, index: int) -> None:
 
 @inlined
 def _sign_of_move(state: F32, index: int, is_idle: bool) -> int:
-    """Return how a gap model counts a move: work only cuts a running standstill short."""
+    """Return the sign for the gap model after vCPUs moved: life if they are idle.
+
+    Work only cuts a current standstill short; without a standstill it is unknown to the model.
+    """
     if is_idle:
         return silence_model.ALIVE
     stood = state[index // BLOCK_ROWS, _RUN, index % BLOCK_ROWS] > np.float32(0)
@@ -67,7 +70,7 @@ def _sign_of_move(state: F32, index: int, is_idle: bool) -> int:
 
 @inlined
 def _is_comparable(before: U64, now: U64) -> bool:
-    """Return whether the same vCPUs were reported twice and none of them went back."""
+    """Return whether both times the same vCPUs were reported, and no time decreased."""
     if before.shape[0] != now.shape[0] or now.shape[0] == 0:
         return False
     for number in range(now.shape[0]):
@@ -109,7 +112,7 @@ def _compare(
     next_busy = _most(was, now, busiest)
     if next_busy < 0:
         return
-    # If another vCPU than before is the only one that moves, both have moved.
+    # If only one vCPU moves, but not the one that moved earlier in this standstill, two moved.
     changed = mover[index] >= 0 and most > 0 and busiest != mover[index]
     second_most = now[next_busy] - was[next_busy]
     if second_most == 0 and not changed:
@@ -143,29 +146,29 @@ def fold_vcpus(
     Parameters
     ----------
     before_counts, before
-        Number of times last reported for each row, shape (≥ n,), and these times, one row after
-        the other.
+        Number of vCPU times last reported for each row, shape (≥ n,), and these times in ns, one
+        row after the other.
     counts, times
-        The same of this frame, shape (n,) and (counts.sum(),); `NO_TIME` is missing.
+        The same for this frame, shape (n,) and (counts.sum(),). A missing time is `NO_TIME`.
     judged
         Shape (≥ n,): whether the guest should run and the time since the last sample is
         known.
     broken
         Shape (≥ n,), updated: whether the row began a new epoch, so that its values must not be
-        compared; also set where the vCPUs differ from those last reported.
+        compared. Also set here where other vCPUs are reported than last time, or a time decreased.
     rests
         Shape (≥ n,): whether the VM did no I/O in this sample.
     idle_ns
-        Largest gain in ns of an idle vCPU of a VM without I/O.
+        Largest gain in ns, in one sample, of a vCPU that counts as idle in a VM without I/O.
     others, whole
-        State of the gap models of all vCPUs but the busiest, and of all; runs that must not
-        continue are ended in place, without being learned.
+        State of two gap models: of all vCPUs but the busiest, and of all vCPUs. The standstill of a
+        row that must not be compared is ended in place and not learned.
     mover
-        Shape (≥ n,), updated: the only vCPU that moved in the running standstill of the others.
+        Shape (≥ n,), updated: the only vCPU that moved in the current standstill of the others.
     reported
-        Shape (2, ≥ n), overwritten: `STILL`, `MOVED` or `UNKNOWN`, of the others and of all.
+        Shape (2, ≥ n), overwritten: `STILL`, `MOVED` or `UNKNOWN`; row 0: the others, row 1: all.
     signs
-        Shape (2, ≥ n), overwritten: the same as `silence_model.fold_life` takes it.
+        Shape (2, ≥ n), overwritten: the same rows as signs of life for `silence_model.fold_life`.
 
     Returns
     -------
@@ -179,7 +182,7 @@ def fold_vcpus(
         begin += before_counts[index]
         end += counts[index]
         was, now = before[first:begin], times[second:end]
-        # A VM without vCPU times in this frame is compared when they are reported again.
+        # If this frame has no vCPU times of a VM, the next times are compared with the last ones.
         if now.shape[0] == 0 and not broken[index]:
             continue
         if broken[index] or not _is_comparable(was, now):
@@ -199,8 +202,8 @@ def keep_times(
 ) -> tuple[I64, U64]:
     """Return the counts and times to compare with the next frame.
 
-    Values of this frame replace the stored ones, except of a row without values or without a
-    known time since the last sample: such rows are compared over the gap.
+    The times of this frame replace the stored ones. A row keeps its stored times if this frame has
+    none of it, or if it is not judged: its next times are then compared across the gap.
 
     Parameters
     ----------
@@ -244,21 +247,21 @@ def fold_exits(
     reported: I8,
     signs: I8,
 ) -> int:
-    """Determine for every row in use whether KVM injected an interrupt or served its I/O.
+    """Determine for every row in use whether KVM injected an interrupt or served I/O.
 
-    A live kernel's own timers cause the injected interrupts of a VM without I/O, so only those are
-    learned as life. Work only cuts a standstill short: it shares its cause with disks and network.
-    Where the processor delivers interrupts by itself (APICv, AVIC), KVM injects and counts none, so
-    none is learned and no standstill surprises.
+    In a VM without I/O, a live kernel's own timers cause the injected interrupts, so only these are
+    learned as life. Work only cuts a standstill short: it has the same cause as the activity of
+    disks and network. Where the processor delivers interrupts by itself (APICv, AVIC), KVM injects
+    and counts none. Then nothing is learned and no standstill is surprising.
 
     Parameters
     ----------
     before
-        Shape (2, ≥ n), updated: injected interrupts and exits for I/O, `NO_TIME` unknown.
+        Shape (2, ≥ n), updated: counts of injected interrupts and I/O exits; `NO_TIME`: unknown.
     now
-        The same of this frame, shape (2, n).
+        The same counts in this frame, shape (2, n).
     judged, broken, rests, state
-        As in `fold_vcpus`; `state` of the gap model of interrupts.
+        As in `fold_vcpus`; `state` is that of the gap model of interrupts, updated.
     reported, signs
         Shape (≥ n,), overwritten: as in `fold_vcpus`.
 

@@ -5,7 +5,8 @@ level before a silence and how unusual the current level is; the balloon's own c
 for a core. All is scalar work on a few dozen rows, so a kernel call costs as much as three array
 operations.
 
-Unknown is NaN or -1 and leaves the state unchanged.
+Unknown is NaN or -1. It neither ends a silence nor is learned. But it restarts the count of
+consecutive samples with life, and an unknown wait lowers the mean share of time waited for a core.
 """
 
 import math
@@ -97,7 +98,9 @@ _N: Final = Numbers(*range(len(Numbers._fields)))
 class Pace(NamedTuple):
     """Values shared by all rows of a sample.
 
-    `has_interval` is False for the first sample of a run: then only levels are known.
+    `has_interval` is False if the time since the last sample is unknown, as in the first sample of
+    a collector's run: then no rates are known. In a silence of `habit_nats` or more, CPU levels are
+    not learned. Above `levels_full` samples, the counts of levels are halved.
     """
 
     step_s: float
@@ -121,24 +124,24 @@ def fold_signs(
     disk_alive: I8,
     moves: NDArray[np.uint8],
 ) -> int:
-    """Classify rows as moving, silent or unknown; disks and transmit are signs of life.
+    """Classify rows as alive, silent or unknown: disk I/O and sent bytes are signs of life.
 
     Parameters
     ----------
     rates
         Shape (≥ 4, rows): CPU, bytes read, written and sent per second; NaN is unknown.
     seen
-        Shape (blocks, 4, BLOCK_ROWS): number of samples of each rate so far. A device that a VM
-        lacks is not silent.
+        Shape (blocks, 4, BLOCK_ROWS): number of samples of each rate so far. 0 means that the VM
+        lacks the device, whose rate is then not needed to judge the VM.
     running
         Shape (rows,): whether the guest should run and the time since its last
         sample is known.
     limit
-        More than any device transfers: a counter error, not a sign of life.
+        In bytes/s. A rate this high or higher is a counter error and counts as unknown.
     alive, disk_alive
-        Shape (rows,), overwritten: as `silence_model`.
+        Shape (rows,), overwritten: `ALIVE`, `SILENT` or `UNKNOWN` of `silence_model`.
     moves
-        Shape (rows,), overwritten: bits.
+        Shape (rows,), overwritten: the bits from `DISK_KNOWN` to `WRITTEN`.
 
     Returns
     -------
@@ -215,7 +218,7 @@ def _fold_life(
         integers[n[_N.disk_samples], index] = 0
     integers[n[_N.alive_samples], index] = integers[n[_N.alive_samples], index] + 1 if living else 0
     floats[f[_F.alive_s], index] = floats[f[_F.alive_s], index] + pace.step_s if living else 0.0
-    # Reads of the firmware at a boot prompt do not show that a guest lived in this epoch.
+    # Only writes and sent bytes show that a guest lived in this epoch: firmware reads too.
     if running and ((bits & WRITTEN) != 0 or sent_moved):
         integers[n[_N.moved], index] += 1
     if sent_moved:
@@ -229,9 +232,9 @@ def _fold_life(
 def _fold_shares(
     floats: F64, f: I64, pace: Pace, alive: np.int8, bits: np.uint8, running: bool, index: int
 ) -> None:
-    """Update how often the VM is alive, uses its disks and sends."""
-    # A plain mean at first: if the share started from 0, a busy VM would count as a quiet one for a
-    # minute, and the few that fell silent meanwhile would seem to be all active ones.
+    """Update the shares of samples in which the VM is alive, uses its disks and sends."""
+    # The first minute has a plain mean. If shares started from 0, busy VMs would count as quiet for
+    # a minute, and the few VMs that fall silent in it would seem to be all the active ones.
     known_s = min(floats[f[_F.history_s], index] + pace.step_s, pace.share_tau_s)
     share = min(1.0, pace.step_s / known_s)
     if alive != _UNKNOWN:
@@ -246,7 +249,7 @@ def _fold_shares(
 def _fold_level(
     floats: F64, levels: F32, edges: F64, f: I64, cpu: float, vcpus: float, index: int
 ) -> int:
-    """Measure by the VM's histogram how unusual its level is; return its band."""
+    """Write how unusual a CPU level is in the VM's histogram, in nats; return its band (bin)."""
     band = 0
     while band < edges.shape[0] and cpu / vcpus >= edges[band]:
         band += 1
@@ -265,8 +268,8 @@ def _fold_level(
 def _lag(
     floats: F64, last: int, recent: int, index: int, weight: float, now: float, first: bool
 ) -> None:
-    """Update a recent level that lags by one sample."""
-    # The sample before a silence mixes before and after.
+    """Update a mean of recent levels with the sample before the newest, and store the newest."""
+    # So the mean lacks the last sample before a silence, which mixes before and after.
     level = floats[recent, index]
     floats[recent, index] = now if first else level + weight * (floats[last, index] - level)
     floats[last, index] = now
@@ -277,10 +280,10 @@ def _fold_cpu(
     floats: F64, integers: I64, levels: F32, edges: F64, f: I64, n: I64, pace: Pace,
     cpu: float, known: bool, surprise: np.float32, index: int,
 ) -> None:  # fmt: skip
-    """Store the level before the last sample, and how unusual the current level is.
+    """Update the mean of recent CPU levels, and write how unusual the current level is.
 
-    A level is what the guest wants: the cores that it used and those that it waited for. What it
-    gets also depends on its neighbours. A jump that no guest can make leaves the level unchanged.
+    A level is what the guest wants: the cores that it used and those that it waited for. The used
+    cores alone also depend on its neighbours. A jump that no guest can make changes no level.
     """
     count = integers[n[_N.vcpus], index]
     if not known or math.isnan(cpu) or (count > 0 and cpu > count + _MOST_OVERHEAD):
@@ -388,14 +391,14 @@ def update_state(
     cpu
         Shape (rows,), cores; NaN is unknown.
     running, known
-        Shape (rows,): whether the guest should run, and whether it was measured.
+        Shape (rows,): `judged` and `known` of `ingest.Taken`.
     alive, disk_alive, moves
         Results of `fold_signs`.
     life_nats, disk_nats
-        Shape (rows,): how surprising the silence is.
+        Shape (rows,): how surprising the silence of all signals and of the disks is, in nats.
     busiest, update, delay
-        Shape (rows in use,): share of the busiest vCPU (NaN unknown), the balloon's last
-        report (≤ 0 unknown) and ns waited for a core (-1 unknown).
+        Shape (rows in use,): use of the busiest vCPU (NaN unknown), time of the balloon's last
+        report in s (≤ 0 unknown) and cumulative ns waited for a core (-1 unknown).
 
     Returns
     -------

@@ -1,7 +1,8 @@
 """Detect slow faults: a leak, a runaway, a flood of writes, a slow disk, an unannounced boot.
 
-Samples are averaged over five minutes at any interval, and the last 32 of these means are stored
-per VM. A verdict needs many of them, so a single strange sample never decides.
+At any sampling interval, rates are averaged over buckets of five minutes (for memory, the last
+figure is used). The last 32 means are stored per VM. A verdict needs many of them, so a single
+strange sample never decides.
 """
 
 from typing import Final
@@ -19,7 +20,7 @@ F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
 BUCKET_S: Final = 300.0
-# Means stored: two and a half hours.
+# Means stored per VM, for 2 h 40 min.
 KEPT: Final = 32
 CPU, READ, WRITE, SENT, MEMORY = range(5)
 ROWS: Final = 5
@@ -45,21 +46,22 @@ OUT_ROWS: Final = len(_OUT)
 # After an hour without a known sample earlier results are outdated; shorter gaps are common.
 UNKNOWN_S: Final = 3600.0
 
-# Differences between means that show a leak, and their window.
+# Number of differences between successive memory figures that are examined for a leak.
 RISES: Final = 30
-# A boot reads some hundred megabytes in five minutes; a backup reads more.
+# In bytes/s, means of a bucket. A boot reads some hundred megabytes in five minutes; a backup reads
+# more.
 _BOOT_LEAST, _BOOT_MOST = 4e5, 3e6
 _BOOT_RATIO: Final = 4.0
-# A dying kernel causes a CPU spike; an orderly shutdown becomes idle.
+# As a share of all vCPUs. A dying kernel causes a CPU spike; in an orderly shutdown CPU use falls.
 _SPIKE_SHARE: Final = 0.02
 # A runaway uses whole cores for an hour while all other signals continue as before.
 RUNAWAY_BUCKETS: Final = 12
 _WHOLE_CORE: Final = 0.12
-# Of many cores each is a hundredth or two less than whole.
+# Of many busy cores, each shows one or two hundredths less than a whole core.
 _WHOLE_SHARE: Final = 0.02
 _FLAT_CORES: Final = 0.25
 _USUAL_SHARE: Final = 0.015
-# More than a business guest writes; an aggressor also writes three times its own maximum.
+# In bytes/s. A flood is more than business guests write, and three times the VM's own maximum.
 _FLOOD_BYTES: Final = 12e6
 _FLOOD_RATIO: Final = 3.0
 _FLOOD_CPU_SHARE: Final = 0.8
@@ -124,7 +126,10 @@ def _leak(means: F64, count: int, out: F64) -> None:
 
 @inlined
 def _booted(means: F64, count: int, cores: float) -> bool:
-    """Return whether a guest spiked, stopped sending and booted, all within two buckets."""
+    """Return whether the last bucket shows a boot, and the bucket before it a CPU spike.
+
+    In the bucket of the spike, the guest must not have sent or written more than usual.
+    """
     reads = _mean_at(means, READ, count, 0)
     if count < 26 or not (_BOOT_LEAST <= reads <= _BOOT_MOST):
         return False
@@ -154,7 +159,7 @@ def _unchanged(means: F64, row: int, count: int, floor: float) -> bool:
 
 @inlined
 def _runaway(means: F64, count: int, cores: float, levels: F64, dt_s: float) -> float:
-    """Return the number of whole cores that run away, 0 for none."""
+    """Return the number of whole cores that a runaway process uses, 0 for none."""
     if count < RUNAWAY_BUCKETS + 8:
         return 0.0
     low = high = _mean_at(means, CPU, count, 0)
@@ -197,7 +202,7 @@ def _unchanged_disk(means: F64, count: int) -> bool:
 
 @inlined
 def _flood(state: F64, means: F64, count: int, cores: float) -> None:
-    """Count consecutive buckets in which a VM writes more than ever, with all its CPU busy."""
+    """Count consecutive buckets with a flood: far more writes than ever before, and a busy CPU."""
     writes = _mean_at(means, WRITE, count, 0)
     floods = writes >= _FLOOD_BYTES and writes >= _FLOOD_RATIO * state[_WRITE_PEAK]
     if floods and _mean_at(means, CPU, count, 0) >= _FLOOD_CPU_SHARE * cores:
@@ -211,7 +216,7 @@ def _flood(state: F64, means: F64, count: int, cores: float) -> None:
 
 @inlined
 def _slowed(own: F32, means: F64, count: int, cores: float, time_s: float, out: F64) -> None:
-    """At the end of a clock hour, report whether writing fell in each of many hours."""
+    """At the end of a clock hour, store in how many consecutive hours writing has fallen."""
     # A mean belongs to the hour that contains most of it.
     hour = float((time_s - 0.5 * BUCKET_S) // by_hour.HOUR_S)
     if not by_hour.is_over(own, hour):
@@ -271,7 +276,7 @@ def fold_trends(
     Parameters
     ----------
     state, means, hours
-        As `new_state`, `new_means` and `hours.new_state`; updated.
+        Made by `new_state`, `new_means` and `hours.new_state`; updated.
     rates, memory, vcpus
         As for `aggregates.fold_aggregates`.
     vitals
@@ -281,8 +286,9 @@ def fold_trends(
     time_s
         Of the sample, since the epoch.
     out
-        Shape (rows, OUT_ROWS); columns as `OUT`. Overwritten when five minutes are full;
-        otherwise only `closed` becomes 0. NaN if the VM was unknown for `UNKNOWN_S`.
+        Shape (rows, OUT_ROWS); columns as `OUT`. Overwritten when five minutes are full, those of
+        `hours` when an hour is over; otherwise only `closed` becomes 0. The whole row is NaN if the
+        VM was unknown for `UNKNOWN_S`.
 
     Returns
     -------
