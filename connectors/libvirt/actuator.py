@@ -366,7 +366,7 @@ class LibvirtActuator:
             else:
                 returned = await first_returned([call], patience_s=deadline_s) is not None
         finally:
-            # If the caller was cancelled, withdraw an unsent action: nobody would get its result.
+            # If the caller was cancelled, withdraw an unsent action: its result would be lost.
             unsent = request.withdraw()
         if not returned:
             if unsent:

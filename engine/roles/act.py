@@ -46,16 +46,13 @@ from flatline.engine.wire.order import MAX_LIFETIME_MS, Order, Outcome
 # Control commands that were read longer ago may be outdated: a pause may have been appended since.
 # This limits the time to read them, and the time from the start of the read to the call.
 BARRIER_S: Final = 5.0
-# Time limit of one sample, which normally takes 10 ms. Two samples and the gap between them must
-# fit into the 10 s of a preflight check.
+# Limit of one sample, which takes 10 ms: two and their gap must fit into a preflight check of 10 s.
 _SAMPLE_TIMEOUT_S: Final = 2.0
-# Added to the gap between two samples, so that a difference of one tick between two clocks does not
-# turn a gap of 4 s into 3.999 s.
+# Added to a gap, so that two clocks that differ by one tick do not turn 4 s into 3.999 s.
 _GAP_SLACK_S: Final = 0.1
 # How often the agent reports its health; a role counts as stuck after a minute without a report.
 _REPORT_S: Final = 1.0
-# How long to wait until the log has all pending reports: at the end of the process, and before the
-# next order.
+# How long to wait for pending reports at the end of the process and before the next order.
 _LEAVE_S: Final = 2.0
 _NOTIFY_S: Final = 30.0
 
@@ -263,8 +260,7 @@ class Agent:
         order = task.order
         key = (order.incident, order.step)
         if any((entry.order.incident, entry.order.step) == key for entry in task.earlier):
-            # No result is appended for a duplicate: it would close the first order for this step,
-            # which may still run.
+            # A result of the duplicate would close the first order for this step, which may still run.
             self._results.duplicate(order, ADMIT_SENTENCES["duplicate"].format(step=order.step))
             return
         if self._books.ledger.holds(key) or is_closed(self._reading.history, order):
@@ -273,8 +269,7 @@ class Agent:
         if end is None:
             end = await self._carry(task)
         if end.rule == "claimed":
-            # The agent that claimed the step reports its end. A result of this agent would close
-            # the step too early.
+            # The agent that claimed the step reports its end; a result from here would come too early.
             self._results.said("refusal", order, end.sentence, rule=end.rule, page=True)
             instruments.ORDERS_REFUSED.labels(end.rule).inc()
             return
@@ -380,8 +375,7 @@ class Agent:
             gap = asyncio.sleep(self._config.policy.limits.look_gap_s + _GAP_SLACK_S)
             asked: tuple[Sign, Sign] = ("unknown", "unknown")
             if order.action in DESTRUCTIVE:
-                # Evidence is saved and the guest is probed during the gap between the two samples,
-                # so that neither delays the action.
+                # In the gap between the two samples, so that neither delays the action.
                 _, _, asked = await asyncio.gather(
                     gap, self._save_evidence(order), self._guest_probing.asked(vm)
                 )
@@ -450,8 +444,7 @@ class Agent:
             return ended("not_attempted", "no_claim", limit_s=BARRIER_S)
         end = self._newly_refused(task)
         if end is None and claim_of(self._reading.history, task.order) is None:
-            # The order expired or was closed before its claim was appended, or the log does not
-            # hold the claim.
+            # The order had ended before its claim was appended, or the log does not hold the claim.
             return ended("not_attempted", "claim_void")
         return end
 
@@ -465,8 +458,7 @@ class Agent:
         unwritable = self._books.enter_if_writable(sent)
         if unwritable is not None:
             return ended("not_attempted", "no_ledger", why=unwritable)
-        # The disk may have blocked for minutes while the entry was written, so the samples, the
-        # commands and the order may be too old by now.
+        # The disk may block for minutes, so samples, commands and order may be too old by now.
         mono_ns = self._clock.mono_ns()
         age_s, commands_s = (mono_ns - began_ns) / 1e9, (mono_ns - self._commands_ns) / 1e9
         life_s = (order.expires_ms - self._now_ms(task)) / 1000
