@@ -128,12 +128,12 @@ _TELL: Final = Escalation(
 
 
 class Kind(StrEnum):
-    """A kind of fault; its value is the `kind` of an alert, its row is `fault`."""
+    """A kind of fault. Its value is the `kind` of an alert; `fault` holds its properties."""
 
     fault: Fault
 
     def __new__(cls, name: str, fault: Fault) -> "Kind":
-        """Return the kind of this name with its row."""
+        """Return the kind with this name and these properties."""
         kind = str.__new__(cls, name)
         kind._value_ = name
         kind.fault = fault

@@ -123,7 +123,7 @@ def read_truth(events: Path) -> "list[Occurrence]":
 
 
 def collect_opener(process: Process, connect: Connect, node: Node, frames: FrameKeyring) -> Opener:
-    """Return the opener of the collector of `node`, which signs its frames with a key of `frames`.
+    """Return the `Opener` of the collector of `node`, which signs frames with its key in `frames`.
 
     Raises
     ------

@@ -91,8 +91,9 @@ def verdict(error: ApiException) -> Verdict | None:
             return Verdict(status, text, _dropped(text), faults)
         return None
     if status < 300:
-        # Clustered and Dedicated accepted some lines and report the others. Other text does not
-        # count: it may be the success message of a proxy.
+        # InfluxDB Clustered and Cloud Dedicated answer with such a status if they accepted some
+        # lines and rejected others. An answer that has no code and names no line is not a verdict:
+        # it may be the success message of a proxy.
         return Verdict(status, text, _dropped(text), faults) if answer.code or faults else None
     blames_lines = any(words in text for words in _OF_LINES) or bool(_dropped(text))
     # With 401, "unable to parse" refers to the token.

@@ -43,8 +43,9 @@ class Panel:
     ----------
     shown
         Shape (len(INTEGERS), N), in the order of the wire format. The sample fills in `vcpus_busy`
-        and adds the meters' values to the counters. Until then, the counters hold only the major
-        faults that the guest last reported and the error of a faulty reading.
+        and adds the meters' values to the counters. Until then, the counters are 0, except for the
+        major faults that the guest last reported and the error that a simulated faulty reading adds
+        to the byte counters (`Guests.glitch`).
     missing
         Shape (len(INTEGERS), N), where even an answering monitor returns no value.
     hidden

@@ -97,14 +97,17 @@ class Given(NamedTuple):
 
 
 class Rates:
-    """Computes the growth of counters: for all VMs several steps ahead, and for VMs that changed.
+    """Computes how fast counters grow.
+
+    `foresee` does so for all VMs and several steps ahead; `pace` does so for the VMs whose state
+    has just changed, for the rest of the current step.
 
     Attributes
     ----------
     squeeze
         Shape (nodes,), in [0, 1): share of its cores that a node withholds.
     pool_stalled, network_stalled
-        Shape (pools,) and (networks + 1,); the last network is "no card".
+        Shape (pools,) and (networks + 1,); the last network stands for VMs without a network card.
     pool_slowness
         Shape (pools,), ≥ 1.
     node_share, node_busy

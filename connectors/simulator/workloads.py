@@ -83,7 +83,7 @@ FREE, COMPUTING, WRITING, RESTED, SILENT = range(5)
 class Course(NamedTuple):
     """Behaviour of all guests in several steps if no incident affects it; shape (steps, N)."""
 
-    swing: Floats  # work relative to the habit, by hour and noise
+    swing: Floats  # activity as a multiple of the VM's usual level: daily season times noise
     working: NDArray[np.bool_]
     writing: NDArray[np.bool_]  # a batch job writes its results
     flush: Floats  # see `Activity.flush`

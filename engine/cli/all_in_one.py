@@ -88,7 +88,7 @@ async def _run_simulated(here: Process, *, seed: int) -> None:
 
 
 def _for_planners(here: Process, log: Log, frames: FrameKeyring) -> dict[str, Opener]:
-    """Return the openers of the roles for planning: history and forecasts."""
+    """Return an `Opener` for each of the roles `history` and `forecast`."""
 
     def connect() -> AbstractAsyncContextManager[Log]:
         return nullcontext(log)

@@ -226,7 +226,8 @@ def _refusals(
 
 def _is_older_than_its_halt(seen: Picture, configuration: Configuration) -> bool:
     """Return whether a guest without a report was silent for long before its vCPUs stopped."""
-    # If so, silence and halt have different causes: the guest may wait at a boot prompt.
+    # A halt that covers less than `dead_share` of the silence does not explain it: the guest may
+    # be waiting at a boot prompt.
     dead_s = _dead_s(seen)
     return seen.shape == "idle" and not seen.said and dead_s < configuration.dead_share * seen.run_s
 

@@ -247,8 +247,9 @@ class Partition:
             self.queued.add(key)
             node = None if cell is None else cell.nodes.get(header.node)
             if node is not None and header.run == node.run:
-                # A waiting frame proves that its node is visible. A repeat does not: any reader of
-                # the log can send one, and a dead node would stay visible indefinitely.
+                # A new frame that waits for its turn proves that its node still sends. A repeated
+                # frame proves nothing: any reader of the log can send a copy, and a dead node would
+                # seem alive indefinitely.
                 node.seen_ms = self.passed_ms
         return []
 
@@ -454,7 +455,7 @@ class Partition:
         return Now(self.time_ms, self.configuration)
 
     def _settled(self, cell: Cell, outcomes: Iterable[Outcome]) -> list[Output]:
-        """Apply outcomes that are not of a window; return their alerts as records."""
+        """Apply outcomes that closing a window did not produce; return their alerts as records."""
         return [_alert_output(cell, alert) for alert in settle(cell, outcomes, self._now())]
 
     def _new_cell(self, name: str, *, site: str, zone: str) -> Cell:

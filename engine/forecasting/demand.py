@@ -1,4 +1,4 @@
-"""Use of a node and of its VMs, as means over steps.
+"""Resource usage of a node and of its VMs, averaged over each step of the forecast.
 
 The first frame of a collector's run gives no rate: its monotonic clock is not comparable with that
 of the run before.

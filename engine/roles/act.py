@@ -260,7 +260,7 @@ class Agent:
         order = task.order
         key = (order.incident, order.step)
         if any((entry.order.incident, entry.order.step) == key for entry in task.earlier):
-            # A result of the duplicate would close the first order for this step, which may still run.
+            # A result here would close the first order for this step, which may still run.
             self._results.duplicate(order, ADMIT_SENTENCES["duplicate"].format(step=order.step))
             return
         if self._books.ledger.holds(key) or is_closed(self._reading.history, order):
@@ -269,7 +269,7 @@ class Agent:
         if end is None:
             end = await self._carry(task)
         if end.rule == "claimed":
-            # The agent that claimed the step reports its end; a result from here would come too early.
+            # The agent or earlier run that claimed the step reports its result; one now is too early.
             self._results.said("refusal", order, end.sentence, rule=end.rule, page=True)
             instruments.ORDERS_REFUSED.labels(end.rule).inc()
             return

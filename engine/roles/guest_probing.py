@@ -45,7 +45,8 @@ _AGENT_S: Final = 12.0
 # The same limit during a preflight check, which waits 4 s between its samples.
 _AGENT_TIMEOUT_S: Final = 3.0
 # How long a guest's addresses are kept before they are queried again; DHCP leases last hours. A
-# guest that changes its address by itself seems silent for this long. That alone causes no order.
+# guest that changes its address by itself seems silent until then, because its old address is
+# probed. This silence alone never leads to an action on the VM.
 _ADDRESSES_NS: Final = 300 * 10**9
 # The reporting period of a balloon if the agent sets it.
 BALLOON_PERIOD_S: Final = 10

@@ -34,6 +34,7 @@ class Role(Protocol):
         ...
 
 
+# Each call returns a context manager that opens a role and its connections, and closes them again.
 Opener = Callable[[], AbstractAsyncContextManager[Role]]
 
 

@@ -14,7 +14,7 @@ import msgspec
 _SLACK_MS: Final = 2_500
 # A tick agrees with its append time if its own date differs from it by at most this.
 _AGREES_MS: Final = 5_000
-# A time that all records agree on for this long is accepted.
+# A jump that no tick confirms is accepted once append time has continued from it for this long.
 _BELIEVED_AFTER_MS: Final = 60_000
 # An idle partition gets a tick each second. Two ticks that are further apart than this mean that no
 # engine was running between them.

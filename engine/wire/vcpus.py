@@ -16,8 +16,8 @@ from flatline.engine.wire.table import PackedTable, Widen, pack, unpack
 # Largest number of vCPUs of a VM whose times are reported: the limit of qemu's x86 machine q35 up
 # to 8.x. Distributions commonly allow 240 to 710.
 MAX_VM_VCPUS: Final = 1024
-# 16 vCPUs for each of the 2,048 rows that collectors put in a frame. The times take at most 262 kB,
-# which fit into a record beside these rows.
+# An average of 16 vCPUs for each of the 2,048 VMs that a collector puts in a frame. The times of
+# these vCPUs take at most 262 kB, so one record can hold them together with the VMs' rows.
 MAX_FRAME_VCPUS: Final = 32_768
 # Unit of the times in a frame: 1 µs. Each wake-up of a vCPU takes longer, so it changes the time.
 QUANTUM_NS: Final = 1_000

@@ -46,7 +46,7 @@ def slot_at(row: F32, index: int) -> float:
 
 @inlined
 def band9(x: float) -> int:
-    """Return the band, 0 to 8, that contains a signed distance; 4 contains 0."""
+    """Return the number of the band, 0 to 8, that a signed distance is in; band 4 is around 0."""
     size = abs(x)
     step = 0 if size <= 0.1 else 1 if size <= 0.5 else 2 if size <= 1.5 else 3 if size <= 4.0 else 4
     return 4 + step if x > 0.0 else 4 - step
@@ -54,7 +54,7 @@ def band9(x: float) -> int:
 
 @inlined
 def band5(x: float) -> int:
-    """Return the band, 0 to 4, that contains a signed distance; 2 contains 0."""
+    """Return the number of the band, 0 to 4, that a signed distance is in; band 2 is around 0."""
     size = abs(x)
     step = 0 if size <= 0.1 else 1 if size <= 1.0 else 2
     return 2 + step if x > 0.0 else 2 - step
