@@ -269,7 +269,7 @@ class Agent:
         if end is None:
             end = await self._carry(task)
         if end.rule == "claimed":
-            # The agent or earlier run that claimed the step reports its result; one now is too early.
+            # The agent or run that claimed the step reports its end; a result here is too early.
             self._results.said("refusal", order, end.sentence, rule=end.rule, page=True)
             instruments.ORDERS_REFUSED.labels(end.rule).inc()
             return
