@@ -6,7 +6,8 @@ a core, during which a restarted engine would detect nothing.
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from shutil import rmtree
 from typing import Final
@@ -30,15 +31,35 @@ def compile_kept(compile_kernels: Callable[[], None], folder: Path) -> None:
     not used: all kernels are compiled, and a warning states the reason.
     """
     try:
-        lock = _taken(folder)
-        if lock is not None:
-            try:
-                _compile_in(_of_today(folder), compile_kernels)
-            finally:
-                lock.release()
+        with kept_kernels(folder):
+            compile_kernels()
     except OSError as error:
         _log.warning(f"Compiled kernels cannot be cached in {folder}: {error}")
     compile_kernels()
+
+
+@contextmanager
+def kept_kernels(folder: Path) -> Iterator[None]:
+    """Load kernels that are compiled in this block from `folder`, and store new ones there.
+
+    Nothing is loaded or stored while another process does so.
+
+    Raises
+    ------
+    OSError
+        The folder cannot be read or written, or others than this user may write to it.
+    """
+    from flatline.models.kernels.kernel_files import kept_in
+
+    lock = _taken(folder)
+    if lock is None:
+        yield
+        return
+    try:
+        with kept_in(_of_today(folder)):
+            yield
+    finally:
+        lock.release()
 
 
 def users_folder() -> Path:
@@ -80,10 +101,3 @@ def _of_today(folder: Path) -> Path:
     for found in {*every} - {*of_boot[:_SOURCES_KEPT]}:
         rmtree(found, ignore_errors=True)
     return own
-
-
-def _compile_in(folder: Path, compile_kernels: Callable[[], None]) -> None:
-    from flatline.models.kernels.kernel_files import kept_in
-
-    with kept_in(folder):
-        compile_kernels()

@@ -3,7 +3,7 @@
 import importlib.util
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from hypothesis import settings
 
 from deploy.lab.kafka_jars import cache_dir
+from flatline.engine.kernel_cache import kept_kernels, users_folder
 
 # The same examples on every run, so that a failure can be reproduced. No deadline, because the time
 # of one example on a shared machine is not significant.
@@ -50,6 +51,15 @@ REMEDY = "`make lab` installs it; libvirt's tests run as root: `sudo -E make tes
 # The key under which a worker of xdist reports to the controller which tests it left out.
 _LEFT_OUT = "left_out"
 NOT_RUN = pytest.StashKey[dict[str, int]]()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _kept_kernels() -> Iterator[None]:
+    """Load kernels that an earlier run of the same sources compiled, and store new ones."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "alone")
+    folder = os.environ.get("TEST_KERNELS_FOLDER") or users_folder().with_name("test-kernels")
+    with kept_kernels(Path(folder) / worker):
+        yield
 
 
 @pytest.fixture

@@ -31,8 +31,6 @@ REPORT: Final = ROOT / "reports" / "mutants.json"
 # On a busy machine the longest suites take minutes, and all of them together an hour.
 _WITHIN_S: Final = 600.0
 _ALL_WITHIN_S: Final = 3600.0
-# Suites that run the engine's kernels, which take longer to compile than the tests to run.
-_COMPILES: Final = ("engine/detection", "stream/test_refolding", "test_forged_frames")
 
 
 def tree(folder: Path) -> Path:
@@ -65,8 +63,6 @@ def killer(mutant: Mutant, copy: Path) -> str | None:
 def _failing(suites: Sequence[str], copy: Path, within_s: float = _WITHIN_S) -> str | None:
     """Return the first test of `suites` that fails in `copy`, None if all pass."""
     command = [sys.executable, "-B", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
-    if any(name in suite for name in _COMPILES for suite in suites):
-        command += ["-p", "tests.kept"]
     try:
         done = subprocess.run(
             [*command, *suites],
