@@ -20,7 +20,7 @@ _RESUMES: Final = ("tests/unit/engine/roles/test_act_resumes.py",)
 _POISON: Final = ("tests/unit/engine/roles/test_poison.py",)
 _PROBE: Final = ("tests/unit/connectors/probe",)
 _WATCHING: Final = ("tests/unit/engine/roles/test_guest_probing.py",)
-_LOOKS: Final = ("tests/contracts/look",)
+_PREFLIGHT: Final = ("tests/contracts/preflight",)
 
 AGENT_MUTANTS: Final = (
     Mutant(
@@ -413,12 +413,12 @@ AGENT_MUTANTS: Final = (
     ),
     Mutant(
         "what was heard before libvirtd went is still believed", "connectors/libvirt/heard.py",
-        "            self._reports.clear()\n", "            pass\n", _LOOKS,
+        "            self._reports.clear()\n", "            pass\n", _PREFLIGHT,
     ),
     Mutant(
         "a boot leaves the panic before it standing", "connectors/libvirt/heard.py",
         "self._boots[vm] = self._number\n                self._reports.pop(vm, None)\n",
-        "self._boots[vm] = self._number\n", _LOOKS,
+        "self._boots[vm] = self._number\n", _PREFLIGHT,
     ),
     Mutant(
         "another run of the VM is resumed", "engine/action/preflight.py",

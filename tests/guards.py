@@ -216,9 +216,13 @@ MUTANTS: Final = (
 
 
 def check() -> list[str]:
-    """Return one sentence for each mutant whose text does not occur exactly once in the source."""
-    return [
+    """Return one sentence for each mutant whose text is not once in the source or lacks a suite."""
+    texts = [
         f"{mutant.name}: its text stands {count} times in {mutant.file}, once is needed"
         for mutant in MUTANTS
         if (count := (ROOT / mutant.file).read_text().count(mutant.old)) != 1
+    ]
+    suites = sorted({suite for mutant in MUTANTS for suite in mutant.suites})
+    return texts + [
+        f"suite {suite} does not exist" for suite in suites if not (ROOT / suite).exists()
     ]
