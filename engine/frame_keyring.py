@@ -229,7 +229,8 @@ class _FolderSigner:
         self._folder, self._kind, self._name, self._clock = folder, kind, name, clock
         self._derived: dict[str, FrameSigner] = {}
         self._watched = WatchedFolder(folder, self._read, mono_ns=clock.mono_ns)
-        self._signer = self._chosen()
+        # A damaged key is reported here, not with the first frame.
+        self._chosen()
 
     def __call__(self, record_key: bytes, value: bytes) -> Headers:
         signer = self._chosen()

@@ -177,11 +177,6 @@ class WorldPlan:
         """Number of VMs of the site."""
         return self.cells * self.nodes_per_cell * self.vms_per_node
 
-    def vms_of(self, *, cell: int, node: int) -> range:
-        """Return the indices of the VMs that start on one node."""
-        first = (cell * self.nodes_per_cell + node) * self.vms_per_node
-        return range(first, first + self.vms_per_node)
-
 
 def cell_name(cell: int) -> str:
     """Return the name of the cell with this index."""

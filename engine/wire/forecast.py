@@ -52,12 +52,8 @@ class Forecasts(msgspec.Struct, frozen=True, kw_only=True):
     uuids: bytes
     values: bytes
     node_values: bytes
-    metrics: Annotated[
-        tuple[limits.Word, ...], Meta(min_length=1, max_length=limits.MAX_DETAILS)
-    ] = METRICS
-    horizons_s: Annotated[
-        tuple[limits.PeriodS, ...], Meta(min_length=1, max_length=limits.MAX_DETAILS)
-    ] = HORIZONS_S
+    metrics: limits.Words = METRICS
+    horizons_s: limits.Periods = HORIZONS_S
     bands: limits.Words = BANDS
     v: Literal[1] = 1
 

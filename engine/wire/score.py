@@ -3,11 +3,11 @@
 Used for history and for retraining. Columns are 32-bit floats in the order of `FEATURES`.
 """
 
-from typing import Annotated, Final, Literal
+from typing import Final, Literal
 
 import msgspec
 import numpy as np
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 
 from flatline.engine.errors import RecordRejected
@@ -76,9 +76,7 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
     classes: tuple[str, ...]
     node_load: dict[str, float]
     configuration: limits.Word
-    features: Annotated[
-        tuple[limits.Word, ...], Meta(min_length=1, max_length=limits.MAX_DETAILS)
-    ] = FEATURES
+    features: limits.Words = FEATURES
     v: Literal[1] = 1
     nodes: dict[str, NodeMinute] = {}
     pool_vms: dict[str, int] = {}
