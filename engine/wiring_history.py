@@ -111,8 +111,9 @@ def history_opener(process: Process, connect: Connect, frames: FrameKeyring) -> 
 
     Raises
     ------
-    SettingsError
-        There is no site key to check frames with, or no key to sign its state with.
+    SettingsError, StateUnwritable, KeyDamaged
+        There is no site key to check frames with; or the key that signs its state cannot be
+        created, can be read by other users or is not a valid key.
     """
     from flatline.engine.roles.record import RecordConfig, Recorder
 

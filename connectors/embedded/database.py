@@ -72,7 +72,17 @@ def transaction(connection: sqlite3.Connection, where: Path | None) -> Iterator[
 
 @contextmanager
 def failures_named(where: Path | None) -> Iterator[None]:
-    """Translate SQLite errors into Flatline's, with the file and the remedy in the message."""
+    """Translate SQLite errors into Flatline's, with the file and the remedy in the message.
+
+    `where` is the file that the message names, None for a log in memory.
+
+    Raises
+    ------
+    StateUnwritable
+        This user may not open or write the file.
+    LogUnreachable
+        All other errors: the disk is full or failing, or another process locks the file.
+    """
     try:
         yield
     except sqlite3.DatabaseError as error:

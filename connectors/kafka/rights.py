@@ -26,7 +26,9 @@ async def own_rights(
 ) -> dict[str, frozenset[str]] | None:
     """Return the rights of this principal on each topic; an empty set for an invisible topic.
 
-    None if the broker does not report rights in the request used here (before 2.8).
+    Rights are named as in `OPERATIONS`, such as "Read". Topics are named without the prefix
+    `config.topic_prefix`, both in `topics` and in the result. None if the broker does not report
+    rights in the request used here (before 2.8).
 
     Raises
     ------

@@ -32,7 +32,15 @@ def set_condition(world: World, index: int, new: Condition) -> None:
 
 
 def boot(world: World, index: int, *, by: str, event: str | None = "rebooted") -> None:
-    """Boot the guest; it works again after its boot time, if its disk answers."""
+    """Boot the guest; it works again after its boot time, or later when its disk answers.
+
+    Parameters
+    ----------
+    by
+        What repairs the guest if it was dead, for `Death.repaired_by`: an action, or "itself".
+    event
+        Kind of the event that the node emits now; None emits no event.
+    """
     with world.changing([index]):
         world.guests.forget(index)
         world.guests.condition[index] = Condition.BOOTING

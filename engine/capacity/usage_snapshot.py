@@ -150,7 +150,8 @@ def free(node: NodeUse, vms: Sequence[VmUse]) -> Size:
 def usual_size(vms: Sequence[VmUse]) -> Size | None:
     """Return the median needs of the VMs of the most common flavor.
 
-    If no flavor is known, this is the median over all VMs.
+    If no flavor is known, this is the median over all VMs. VMs of unknown memory are left out;
+    None if no VM remains.
     """
     flavors = [vm.flavor for vm in vms if vm.flavor]
     if flavors:

@@ -85,7 +85,10 @@ def devices_of(vm: Vm) -> int:
 
 
 def witnesses_of(found: int) -> tuple[str, ...]:
-    """Return the names of the witnesses whose bits are set."""
+    """Return the names of the witnesses whose bits are set in `found`, in order of `WITNESSES`.
+
+    `found` is the first byte of a VM in `coverage`.
+    """
     return tuple(name for name in WITNESSES if found & _BIT[name])
 
 

@@ -88,7 +88,15 @@ class Window:
 def hour_queries(
     family: tuple[Measurement, Measurement, Measurement], *, cell: str, begin_s: int
 ) -> list[Query]:
-    """Return the queries for the samples of an hour, one for each field."""
+    """Return the queries for the samples of an hour, one for each field of the samples, in order.
+
+    Parameters
+    ----------
+    family
+        One of `engine.wire.measurement.FAMILIES`: its samples, minutes and hours.
+    begin_s
+        Start of the hour, in s since the epoch.
+    """
     raw = family[0]
     return [
         Query(
