@@ -117,7 +117,11 @@ class Forecaster:
         return level
 
     def profile(self, members: Indices) -> F32 | None:
-        """Return the profile of the mature series in rows `members`; None if these are too few."""
+        """Return the profile of the mature series in rows `members`; None if these are too few.
+
+        `members` has shape (n,); series younger than three days are left out, and three must
+        remain. The profile is as `forecast_row.profile_of` returns it.
+        """
         grown_up = members[self.state[members, AGE] >= GROWN_UP_S / self.step_s]
         if len(grown_up) < _TEACHERS:
             return None
@@ -133,7 +137,10 @@ class Forecaster:
         self.state[members] = rows
 
     def rearranged(self, indices: Indices) -> Self:
-        """Return a copy whose row i is row `indices[i]` of this one, or a new series for -1."""
+        """Return a copy whose row i is row `indices[i]` of this one, or a new series for -1.
+
+        `indices` has shape (rows of the copy,).
+        """
         moved = type(self)(len(indices), step_s=self.step_s)
         kept = np.flatnonzero(indices >= 0)
         moved.state[kept] = self.state[indices[kept]]

@@ -87,7 +87,10 @@ class HalfSpaceForest:
         return scores
 
     def to_arrays(self) -> Arrays:
-        """Return the masses and counts, and the settings that determine the trees."""
+        """Return the masses and counts, and the settings that determine the trees.
+
+        The masses and counts are not copies.
+        """
         return {
             "settings": np.array(
                 [self._shapes.shape[0], self.height, self.window, self.seed], np.int64

@@ -58,14 +58,16 @@ def days_to_full(used: F64, limit: float) -> DaysToFull | None:
     Parameters
     ----------
     used
-        Shape (days,): the peak of each day, oldest first; NaN is unknown.
+        Shape (days,): the peak of each day, oldest first; NaN is unknown. Only the last
+        `MOST_DAYS` are used.
     limit
         In the same unit.
 
     Returns
     -------
     DaysToFull | None
-        None where fewer than `LEAST_DAYS` days are known.
+        In days from the last of `used`, also if that day is unknown; 0 where the last known use
+        is not below the limit. None where fewer than `LEAST_DAYS` days are known.
     """
     used = used[-MOST_DAYS:]
     known = np.flatnonzero(~np.isnan(used))
@@ -94,7 +96,7 @@ def days_to_full(used: F64, limit: float) -> DaysToFull | None:
 
 
 def first_passages(paths: F64, limit: float) -> F64:
-    """Return when each path first reaches `limit`, in days from its first value.
+    """Return when each path first reaches `limit`, shape (n,), in days from its first value.
 
     Paths have shape (n, days) and start below the limit. Use is taken as linear between two days.
     Infinite means that the path does not reach the limit.

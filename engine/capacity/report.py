@@ -291,7 +291,13 @@ def _stranded(usage: UsageSnapshot, nodes: Sequence[NodeUse], usual: Size, resou
 
 
 def cell_row(usage: UsageSnapshot, cell: str) -> CellRow:
-    """Return the capacity of a cell."""
+    """Return the capacity of a cell.
+
+    Raises
+    ------
+    ValueError
+        The snapshot has no node of this cell.
+    """
     nodes = [node for node in usage.nodes if node.cell == cell]
     usable = _usable("cell", nodes)
     taken = Size(0.0, 0.0)

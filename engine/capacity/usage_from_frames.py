@@ -62,7 +62,10 @@ class UsageCollector:
         self._first_ms = self._last_ms = 0
 
     def take(self, recorded_frames: Iterable[RecordedFrame]) -> "UsageCollector":
-        """Process all frames of a recording."""
+        """Process all frames of a recording, and return this collector.
+
+        Frames that cannot be read or that are not of a collector are left out.
+        """
         for recorded in recorded_frames:
             frame = recorded.frame
             if frame is None or frame.header.role != "collector":
@@ -76,7 +79,7 @@ class UsageCollector:
         return self
 
     def usage(self) -> UsageSnapshot:
-        """Return the usage snapshot."""
+        """Return the usage snapshot of all frames so far; it has no node if there was no frame."""
         nodes = [self._node_use(name) for name in sorted(self._nodes)]
         vms = [self._vm_use(vm) for vm in sorted(self._vms)]
         pools = [self._pool_use(key) for key in sorted(self._pools) if key in self._capacity]

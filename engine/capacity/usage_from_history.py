@@ -48,7 +48,10 @@ _POOL: Final = (("capacity_bytes_last", "last"), ("available_bytes_last", "last"
 
 
 def usage_queries(*, now_s: int) -> dict[str, Query]:
-    """Return the queries for a usage snapshot as of `now_s`, by the names `usage_of` expects."""
+    """Return the queries for a usage snapshot as of `now_s`, by the names `usage_of` expects.
+
+    `now_s` is in s since the epoch.
+    """
     end_ns = now_s * _NS
     window_ns = (now_s - WINDOW_DAYS * DAY_S) * _NS
     day = now_s - now_s % DAY_S
@@ -87,7 +90,12 @@ def usage_queries(*, now_s: int) -> dict[str, Query]:
 def usage_of(answers: Mapping[str, Sequence[Answer]], *, zones: Mapping[str, str]) -> UsageSnapshot:
     """Return the usage snapshot from the results of `usage_queries`.
 
-    `zones` maps the name of a cell to that of its zone.
+    Parameters
+    ----------
+    answers
+        Results by the names of the queries; each name must be there.
+    zones
+        Zone of each cell by name; a cell that it lacks gets an empty zone.
     """
     node_days = _by_day(answers["node_day"])
     present = {answer.tags[0] for answer in answers["node_seen"]}
@@ -112,7 +120,10 @@ def usage_of(answers: Mapping[str, Sequence[Answer]], *, zones: Mapping[str, str
 
 
 def capacity_points(found: Report, *, time_s: int) -> Points:
-    """Return the resource rows of the report as rows of the history."""
+    """Return the resource rows of the report as rows of the history; NaN is unknown.
+
+    `time_s` is the time of the rows, in s since the epoch.
+    """
     rows = found.scopes
     tags = {name: [getattr(row, name) for row in rows] for name in CAPACITY.tags}
     fields = {field.name: _column(rows, field.name) for field in CAPACITY.fields}

@@ -60,7 +60,9 @@ class VmUse:
     def needs(self) -> Size:
         """Capacity that a node needs for the VM: its CPU use and its allocated memory.
 
-        CPU time is shared; memory that a guest once touched is not returned.
+        CPU time is shared; memory that a guest once touched is not returned. If the CPU use is
+        unknown, all vCPUs count; if the allocated memory is unknown, the measured use. 0 if both
+        are unknown.
         """
         cores = self.cpu_p95_cores if self.cpu_p95_cores is not None else self.vcpus
         memory = self.memory_bytes if self.memory_bytes is not None else self.memory_p99_bytes
@@ -117,7 +119,12 @@ class UsageSnapshot:
         return [vm for vm in self.vms if vm.node in names]
 
     def scopes(self) -> list[tuple[str, str, list[NodeUse]]]:
-        """Return every node, cell and zone with its nodes, by name."""
+        """Return every node, cell and zone with its nodes: nodes first, then cells, then zones.
+
+        A tuple has the kind of the scope (`node`, `cell` or `zone`), its name, and its nodes. Nodes
+        keep the order of the snapshot; cells and zones are sorted by name. An empty zone is left
+        out.
+        """
         cells = sorted({node.cell for node in self.nodes})
         zones = sorted({node.zone for node in self.nodes if node.zone})
         return [
@@ -133,9 +140,10 @@ def total(node: NodeUse) -> Size:
 
 
 def free(node: NodeUse, vms: Sequence[VmUse]) -> Size:
-    """Return the free size of a node.
+    """Return the free size of a node; 0 for a resource whose size is unknown.
 
-    For each resource, the larger of the node's measured use and its VMs' needs is subtracted.
+    `vms` are the VMs on the node. For each resource, the larger of the node's measured use and its
+    VMs' needs is subtracted; the result is not negative.
     """
     needs = Size(0.0, 0.0)
     for vm in vms:
@@ -161,7 +169,10 @@ def usual_size(vms: Sequence[VmUse]) -> Size | None:
 
 
 def flavor_size(vms: Sequence[VmUse], flavor: str) -> Size | None:
-    """Return the median needs of the existing VMs of a flavor; None if there is no such VM."""
+    """Return the median needs of the existing VMs of a flavor; None if there is no such VM.
+
+    VMs of unknown memory are left out.
+    """
     return _middle([vm for vm in vms if vm.flavor == flavor])
 
 

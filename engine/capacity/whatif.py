@@ -49,11 +49,13 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 def vms_come(usage: UsageSnapshot, *, count: int, flavor: str, scope: str | None = None) -> Answer:
     """Return the effect of adding `count` VMs of a flavor, anywhere or in one cell or zone.
 
+    `scope` is `cell:NAME` or `zone:NAME`; None is anywhere.
+
     Raises
     ------
     SettingsError
-        No VM of that flavor is known, there is no such cell or zone, the count is invalid, or the
-        sizes of the nodes are unknown.
+        No VM of that flavor is known, there is no such cell or zone, the count is not in 1 to
+        `MOST_VMS`, or the sizes of the nodes are unknown.
     """
     if not 1 <= count <= MOST_VMS:
         raise SettingsError(f"The number of VMs is {count}, must be 1 to {MOST_VMS}.")

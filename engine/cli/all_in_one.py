@@ -41,11 +41,15 @@ def run_all_in_one(settings: Settings, *, simulated: bool, acting: bool, seed: i
         hypervisor are observed.
     acting
         Whether the agent runs, without which no action on this machine's VMs is possible.
+    seed
+        Seed of the simulated fleet; not used without one.
 
     Raises
     ------
     AlreadyRunning
         Another process runs all roles with this state folder.
+    FlatlineError
+        A role cannot start, or fails with a fault that waiting does not resolve.
     """
     set_up_logs()
     # The lock is taken first, so that a second process fails at once and not later in each role.

@@ -49,7 +49,10 @@ async def read_journal(_: Process, log: Log) -> Journal:
 
 
 async def cut_until_ms(log: Log) -> int | None:
-    """Return the time until which the log has dropped journal entries, None if it dropped none."""
+    """Return the time until which the log has dropped journal entries, None if it dropped none.
+
+    The time is in ms since the epoch.
+    """
     cuts = [
         record.time_ms
         for partition in range(log.partitions(JOURNAL.name))
@@ -60,7 +63,10 @@ async def cut_until_ms(log: Log) -> int | None:
 
 
 async def journal_and_cut(process: Process, log: Log) -> tuple[Journal, int | None]:
-    """Return the journal in the log, and the time until which older entries have been dropped."""
+    """Return the journal in the log, and the time until which older entries have been dropped.
+
+    The time is as in `cut_until_ms`.
+    """
     # The journal is read first. In the other order, entries that retention drops between the two
     # reads would be reported as missing.
     journal = await read_journal(process, log)

@@ -26,10 +26,14 @@ Format = Literal["table", "json", "csv"]
 def usage_of_recording(source: str | None, settings: Settings) -> UsageSnapshot:
     """Return the usage snapshot of recorded frames; by default that of the history.
 
+    `source` is the folder of an embedded log or the path prefix of a dataset; None is the history.
+
     Raises
     ------
     SettingsError
         There is no data to report on.
+    HistoryError, LogError
+        The history or the log cannot be read.
     """
     from flatline.engine.wiring import open_recording
 
@@ -53,7 +57,13 @@ def usage_of_recording(source: str | None, settings: Settings) -> UsageSnapshot:
 
 
 def store(found: Report, settings: Settings) -> None:
-    """Write a report's lines to the history, and print their number."""
+    """Write a report's lines to the history, and print their number.
+
+    Raises
+    ------
+    HistoryError
+        The history cannot be written.
+    """
     from flatline.engine.wiring import process
     from flatline.engine.wiring_planning import store_report
 

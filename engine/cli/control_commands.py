@@ -55,7 +55,7 @@ def with_log(
     patient: bool = False,
     reading: bool = False,
 ) -> T:
-    """Open the site's log for one command and return the result of `use`.
+    """Open the site's log for one command and return the result of `use`, or raise its error.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def name_of(settings: Settings) -> str:
 
 
 def parse_vm(text: str) -> bytes:
-    """Return the UUID that a person typed, as 16 bytes."""
+    """Return the UUID that a person typed, as 16 bytes; raise SettingsError if it is none."""
     try:
         return UUID(text).bytes
     except ValueError as error:
@@ -110,7 +110,10 @@ def parse_vm(text: str) -> bytes:
 
 
 def parse_name(text: str, *, what: str) -> str:
-    """Return the name of a zone, cell or node, in the form that settings allow."""
+    """Return the name of a zone, cell or node, in the form that settings allow.
+
+    `what` names the kind of object in the message of the SettingsError for any other text.
+    """
     if not re.fullmatch(NAME_PATTERN, text):
         raise SettingsError(
             f"{text!r} is not a valid {what}: names have letters, digits, dots, dashes and "
@@ -122,7 +125,17 @@ def parse_name(text: str, *, what: str) -> str:
 async def append_owner_event(
     here: Process, log: Log, *, kind: str, vm: bytes, cell: str, minutes: float
 ) -> None:
-    """Append an owner's report on a VM to the log of its cell, and forbid actions on the VM."""
+    """Append an owner's report on a VM to the log of its cell, and forbid actions on the VM.
+
+    `kind` is that of the event, such as `owner_reboot`; `vm` has 16 bytes.
+
+    Raises
+    ------
+    SettingsError, StateError
+        A key that must sign the report or the command is missing or cannot be used.
+    CommandRefused
+        The command shortens one in force, and the operator's signature on it is not accepted.
+    """
     place, now_ms = here.settings.site, here.clock.now_ms()
     # The key is read before any append, so that nothing is written if the caller has no key.
     sign = frame_keyring(here.settings, here.clock).signer("owner", place.node)
@@ -174,7 +187,11 @@ def _owner_frame(here: Process, event: Event, *, cell: str) -> bytes:
 
 
 async def append_forget(here: Process, log: Log, *, scope: str, name: str, cell: str) -> None:
-    """Append an owner's report that a node, VM, pool or network is gone permanently."""
+    """Append an owner's report that a node, VM, pool or network is gone permanently.
+
+    `scope` is that kind of object; `name` is its name, of a VM the UUID text. SettingsError or
+    StateError are raised if the owner's key is missing or cannot be used.
+    """
     sign = frame_keyring(here.settings, here.clock).signer("owner", here.settings.site.node)
     event = Event(
         id=f"{here.run}/0",
@@ -285,7 +302,10 @@ def _require_believed(here: Process, operator: Ed25519PrivateKey) -> None:
 
 
 def parse_scope(text: str) -> tuple[ControlScope, str]:
-    """Return scope and subject of a text such as `site`, `cell:c1` or `vm:UUID`."""
+    """Return scope and subject of a text such as `site`, `cell:c1` or `vm:UUID`.
+
+    The subject of `site` is empty. SettingsError is raised for any other text.
+    """
     scope, _, subject = text.partition(":")
     known: tuple[ControlScope, ...] = get_args(ControlScope)
     for name in known:
@@ -335,7 +355,8 @@ async def append_pause(
     """Append a pause, and return the pause in force.
 
     If an existing pause lasts longer, it stays in force and nothing is appended: a pause of ten
-    minutes must not shorten a pause without an end.
+    minutes must not shorten a pause without an end. `minutes` of None is without an end. `scope` is
+    as in `parse_scope`, which raises SettingsError.
     """
     pause = _pause(here, scope, reason=reason)
     if minutes is not None:
@@ -354,7 +375,10 @@ def _outlasts(held: Control, command: Control) -> bool:
 
 
 async def end_pause(here: Process, log: Log, *, scope: str, reason: str) -> bool:
-    """Append the end of a pause, and return whether there was one."""
+    """Append the end of a pause, and return whether there was one.
+
+    `scope` is as in `parse_scope`; errors are those of `append_approval`.
+    """
     over = msgspec.structs.replace(_pause(here, scope, reason=reason), active=False)
     in_force = await _commands_by_key(here, log)
     # The command also ends the pauses that planners have set.
@@ -378,7 +402,10 @@ async def end_pause(here: Process, log: Log, *, scope: str, reason: str) -> bool
 
 
 async def adopt(here: Process, log: Log) -> list[Control]:
-    """Sign the ends of commands that an earlier release left unsigned; return these commands."""
+    """Sign the ends of commands that an earlier release left unsigned; return these commands.
+
+    Errors are those of `append_approval`.
+    """
     in_force = await _commands_by_key(here, log)
     holds = {key: command for key, command in in_force.items() if command.source == REFUSED}
     for key, command in holds.items():
@@ -410,7 +437,15 @@ def _pause(here: Process, scope: str, *, reason: str) -> Control:
 async def append_approval(
     here: Process, log: Log, *, incident: str, reason: str, minutes: float
 ) -> Control:
-    """Append a signed approval of the steps of one incident that need a person's consent."""
+    """Append a signed approval of the steps of one incident that need a person's consent.
+
+    Raises
+    ------
+    SettingsError, StateError
+        `incident` is not 32 hex digits, or there is no operator's key that can be used.
+    CommandRefused
+        Planners and agents do not accept the signature.
+    """
     if not re.fullmatch(_INCIDENT, incident):
         raise SettingsError(
             f"{incident!r} is not an incident. Use its 32 hex digits, as `flatline audit show` "

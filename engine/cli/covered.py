@@ -51,7 +51,8 @@ def _of(scores: Scores) -> list[Covered]:
 def summary(vms: list[Covered]) -> tuple[bool, str]:
     """Return whether an order would be possible for each actionable VM, and a sentence.
 
-    The sentence names up to `_NAMED` VMs for which none is possible, and the remedy for each.
+    The sentence names up to `_NAMED` VMs for which none is possible, and the remedy for each. True
+    if no VM is actionable or none was reported.
     """
     if not vms:
         return True, "No engine has published scores of a VM in the last five minutes."

@@ -39,7 +39,17 @@ _CHECK_EVERY_S: Final = 0.5
 
 
 def run_demo(*, seed: int, speed: float, plain: bool) -> int:
-    """Play the demo and return 0 if all its claims came true, else 1."""
+    """Play the demo and return 0 if all its claims came true, else 1; 130 after Ctrl-C.
+
+    Parameters
+    ----------
+    seed
+        Seed of the fleet and its faults.
+    speed
+        Largest number of simulated seconds per real second.
+    plain
+        Whether to print lines instead of a live view; without a terminal always so.
+    """
     screen = console()
     # Errors are in the journal, which is displayed. Log lines would disturb the display.
     set_up_logs(level=logging.CRITICAL)

@@ -72,7 +72,13 @@ class Story:
         return unread
 
     def read(self, record: Record) -> None:
-        """Process one record."""
+        """Process one record of the topic `alerts` or `journal`; others are ignored.
+
+        Raises
+        ------
+        RecordRejected
+            The record cannot be decoded.
+        """
         if record.topic == ALERTS.name:
             self._alert(record.time_ms, decode_alert(record.value))
         elif record.topic == JOURNAL.name:
@@ -81,7 +87,10 @@ class Story:
                 self.hear(Line(record.time_ms, entry.kind, entry.sentence))
 
     def order(self, time_ms: int, entry: Entry) -> None:
-        """Process an order or its result, after its signature was verified."""
+        """Process an order or its result, after its signature was verified.
+
+        `time_ms` is the append time of the record. Other entries are ignored.
+        """
         if isinstance(entry, Order):
             self.orders.append(entry)
             self.hear(Line(time_ms, "order", entry.sentence))
@@ -109,7 +118,11 @@ class Story:
 
 
 async def follow_log(log: Log, story: Story, *, open_order: Callable[[Record], Entry]) -> None:
-    """Read all records into `story` until cancelled."""
+    """Read all records into `story` until cancelled.
+
+    `open_order` verifies and decodes a record of the topic `orders`. Its errors and
+    `RecordRejected` end the reading, in an exception group.
+    """
 
     async def tail(topic: str, partition: int) -> None:
         async with log.tail(topic, partition, offset=0) as batches:

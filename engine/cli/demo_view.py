@@ -81,7 +81,11 @@ class View:
         self._console.print(text)
 
     def show(self, *, now_ms: int, title: str) -> None:
-        """Display what is new; updates in quick succession are skipped."""
+        """Display what is new; updates in quick succession are skipped.
+
+        `now_ms` is the simulated time, in ms since the epoch; `title` is the title of the live
+        view.
+        """
         if self._live is None:
             self._show_lines()
             return

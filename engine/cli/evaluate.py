@@ -81,10 +81,15 @@ class Mistake(NamedTuple):
 def run_evaluation(folder: Path, *, events: Path, drawing: bool) -> Evaluation:
     """Judge the replay in a folder, write `evaluation.json` and the pages, return the metrics.
 
+    `events` is the dataset's `PREFIX_events.csv`. `drawing` is whether pages are drawn; if not,
+    those of an earlier evaluation are kept.
+
     Raises
     ------
     SettingsError
         The folder holds no replay, or `events` cannot be read or belongs to another dataset.
+    StateUnwritable
+        The folder cannot be written.
     """
     summary, lines = read_replay(folder)
     truth = read_truth(events)

@@ -105,6 +105,9 @@ def step_of(dataset: Dataset) -> int:
 def run_forecast(dataset: Dataset, *, out: Path, judged: bool) -> Outcome:
     """Write the forecasts of a dataset to `out` (gzipped where it ends in .gz).
 
+    `judged` is whether the forecasts are compared with the actual values; without it the result has
+    no verdicts.
+
     Raises
     ------
     SettingsError

@@ -19,7 +19,10 @@ _SILENT = ("aiokafka",)
 
 
 def harmless(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """Escape event texts, so that none can move the cursor or forge a line."""
+    """Escape event texts, so that none can move the cursor or forge a line.
+
+    This is a processor of structlog, which passes the first two arguments.
+    """
     return {name: one_line(v) if isinstance(v, str) else v for name, v in event.items()}
 
 
@@ -31,7 +34,11 @@ def _traceback(stream: TextIO, error: ExcInfo) -> None:
 
 
 def set_up_logs(*, level: int = logging.INFO) -> None:
-    """Configure all log lines, of Flatline and of libraries, to go to stderr in one format."""
+    """Configure all log lines, of Flatline and of libraries, to go to stderr in one format.
+
+    `level` is the lowest level of Flatline's lines, as in `logging`. Those of libraries begin with
+    warnings.
+    """
     shared: Sequence[Processor] = (
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,

@@ -51,12 +51,24 @@ def say(text: str, *, stderr: bool = False) -> None:
 
 
 def settings_of(file: Path | None, sets: list[str] | None) -> Settings:
-    """Return the settings of one command line."""
+    """Return the settings of one command line, given by `--config` and `--set`.
+
+    Raises
+    ------
+    SettingsError
+        The file cannot be read, or a setting does not exist or is not valid.
+    """
     return load_settings(file, flags=flags_of(sets))[0]
 
 
 def flags_of(sets: list[str] | None) -> dict[str, str]:
-    """Return the values given by `--set`, by name."""
+    """Return the values given by `--set`, by name.
+
+    Raises
+    ------
+    SettingsError
+        A text is not NAME=VALUE.
+    """
     flags: dict[str, str] = {}
     for text in sets or []:
         setting, equals, value = text.partition("=")
@@ -67,5 +79,5 @@ def flags_of(sets: list[str] | None) -> dict[str, str]:
 
 
 def moment(time_ms: int) -> str:
-    """Return a time in ms since the epoch in readable form."""
+    """Return a time in ms since the epoch in readable form, in UTC."""
     return datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="seconds")

@@ -23,6 +23,8 @@ _log = structlog.get_logger()
 def serve(process: Process, openers: Mapping[str, Opener]) -> int:
     """Run roles until a signal asks to stop, and return the exit code.
 
+    `openers` has an opener for each role by the role's name. The code is as in `until_stopped`.
+
     Raises
     ------
     FlatlineError
@@ -43,7 +45,8 @@ def serve(process: Process, openers: Mapping[str, Opener]) -> int:
 async def abandonable(work: Callable[[], None]) -> None:
     """Run `work` in a thread that is abandoned when this coroutine is cancelled.
 
-    Compiling the kernels takes seconds; after Ctrl-C the process must not wait for them.
+    Compiling the kernels takes seconds; after Ctrl-C the process must not wait for them. An
+    exception of `work` is raised here.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
@@ -73,7 +76,8 @@ async def abandonable(work: Callable[[], None]) -> None:
 def until_stopped(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
     """Run `main` until it ends or SIGTERM or SIGINT cancels it, and return the exit code.
 
-    A second signal ends the process immediately, without a clean end.
+    The code is `INTERRUPTED` after SIGINT, else 0. Exceptions of `main` are passed on. A second
+    signal ends the process immediately, without a clean end.
     """
     reported: list[signal.Signals] = []
 

@@ -28,7 +28,15 @@ _encode = msgspec.json.Encoder().encode
 
 
 def replay_policy(file: Path | None, *, interval_s: float) -> Policy:
-    """Return the policy of a file, or the default one with every action class `auto`."""
+    """Return the policy of a file, or the default one with every action class `auto`.
+
+    `interval_s` is the sampling interval of the recording, for the default policy only.
+
+    Raises
+    ------
+    SettingsError
+        The file cannot be read or breaks a rule.
+    """
     if file is not None:
         return read_policy(file)
     shipped = parse_policy(read_shipped("default"), source="default")
@@ -41,6 +49,15 @@ def run_replay(
     recording: Recording, *, source: str, out: Path, policy: Path | None, compared: Path | None
 ) -> Summary:
     """Replay, write the files to `out` and return the summary.
+
+    Parameters
+    ----------
+    source
+        Path of the recording as given, for the summary.
+    policy
+        Policy file; None as in `replay_policy`.
+    compared
+        File of another policy, whose orders are compared with those of `policy`; None for none.
 
     Raises
     ------
@@ -74,7 +91,10 @@ def run_replay(
 
 
 def remove_pages(folder: Path) -> None:
-    """Remove the pages of an earlier evaluation, and their folder where nothing else is in it."""
+    """Remove the pages of an earlier evaluation, and their folder where nothing else is in it.
+
+    `folder` is the output folder of the replay. OSError is raised if a page cannot be removed.
+    """
     pages = folder / PAGES
     for names in _PAGE_NAMES:
         for page in pages.glob(names):

@@ -25,7 +25,11 @@ Asking = Callable[[Process, Log], Coroutine[Any, Any, str]]
 
 
 async def firing(here: Process, log: Log) -> str:
-    """Return the firing alerts about clocks, rival sources and skipped records."""
+    """Return the firing alerts about clocks, rival sources and skipped records.
+
+    They are in one text, empty if there is none; it has the first `_SHOWN` and the number of
+    others.
+    """
     found: dict[str, Alert] = {}
     for alert in await latest(here, log, ALERTS.name, decode_alert):
         known = found.get(alert.id)
@@ -38,7 +42,11 @@ async def firing(here: Process, log: Log) -> str:
 
 
 async def left_out(here: Process, log: Log) -> str:
-    """Return the records of the last hour that were rejected or set aside, by reason."""
+    """Return the records of the last hour that were rejected or set aside, by reason.
+
+    They are in one text, empty if there is none. Only the last `_REJECTED_READ` records of each
+    partition are counted.
+    """
     found: list[Rejected] = []
     since_ms = here.clock.now_ms() - _REJECTED_BACK_MS
     for partition in range(log.partitions(REJECTED.name)):

@@ -29,7 +29,11 @@ Asking = Callable[[Process, Log], Coroutine[Any, Any, str | None]]
 
 
 def print_warning(settings: Settings, asking: Asking, stands: str) -> None:
-    """Print why an appended record may have no effect, followed by `stands`; or nothing."""
+    """Print why an appended record may have no effect, followed by `stands`; or nothing.
+
+    `asking` returns the reason, None for none. If it or the log fails with a FlatlineError, nothing
+    is printed.
+    """
     # The check is optional: the command must also work where it is not possible.
     with suppress(FlatlineError):
         why = with_log(settings, asking)
@@ -41,6 +45,7 @@ async def scope_warning(here: Process, log: Log, *, scope: str) -> str | None:
     """Return why a control record for a scope may have no effect.
 
     None if an engine has reported the scope lately, or if no engine has reported any such object.
+    `scope` is as in `parse_scope`, which raises SettingsError.
     """
     kind, subject = parse_scope(scope)
     if kind in {"site", "zone", "tenant"}:
@@ -50,7 +55,10 @@ async def scope_warning(here: Process, log: Log, *, scope: str) -> str | None:
 
 
 async def vm_warning(here: Process, log: Log, *, vm: bytes, cell: str) -> str | None:
-    """Return why a record for a VM in a cell may have no effect; None as in `scope_warning`."""
+    """Return why a record for a VM in a cell may have no effect; None as in `scope_warning`.
+
+    `vm` is the VM's UUID, 16 bytes.
+    """
     name = str(UUID(bytes=vm))
     reported = {
         (seen, scores.cell)
@@ -70,7 +78,11 @@ async def incident_warning(here: Process, log: Log, *, incident: str) -> str | N
 
 
 async def latest(here: Process, log: Log, topic: str, decode: Callable[[bytes], T]) -> list[T]:
-    """Return the records that engines published in the last minutes, without unreadable ones."""
+    """Return the records that engines published in the last five minutes, if they can be read.
+
+    They are in the order of the log, partition by partition. `decode` raises RecordRejected for an
+    unreadable record.
+    """
     since_ms, found = here.clock.now_ms() - _SEEN_MS, []
     for partition in range(log.partitions(topic)):
         offset = await log.offset_at(topic, partition, time_ms=since_ms)

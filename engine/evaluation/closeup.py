@@ -88,7 +88,12 @@ class CloseupCollector:
         self.closeups = {vm: Closeup() for vm in wanted}
 
     def see(self, recorded: RecordedFrame, cells: Mapping[str, Cell]) -> None:
-        """Record the signals and the evidence of one frame, after the replay has folded it."""
+        """Record the signals and the evidence of one frame, after the replay has folded it.
+
+        `cells` has the engine's state of each cell by name, after the fold. Frames must be given in
+        the order of the recording. The results are in the attribute `closeups`, by VM as in
+        `wanted`.
+        """
         frame = recorded.frame
         if frame is None:
             return

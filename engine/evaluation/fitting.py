@@ -11,7 +11,11 @@ _DAY_S: Final = 86_400.0
 
 
 def strangers(truth: Iterable[Occurrence], summary: Summary) -> Iterator[str]:
-    """Yield a sentence for each occurrence that the replay cannot have seen."""
+    """Yield a sentence for each occurrence that the replay cannot have seen.
+
+    These are occurrences of which no VM is in the replay, or whose time is outside that of the
+    replay.
+    """
     # The summary counts whole days, so this end may be up to one day late. That is precise enough
     # to detect the ground truth of another recording.
     ends_s = summary.began_s + _DAY_S * len(summary.vm_days_by_day)

@@ -47,7 +47,7 @@ class ReportedIncident:
         return self.firing[0]
 
     def befalls(self) -> frozenset[str]:
-        """Return the VMs that the incident names."""
+        """Return the VMs that the incident names in its first firing line."""
         line = self.first
         return frozenset({line.subject}) if line.scope == "vm" else frozenset(line.vms)
 
@@ -104,7 +104,10 @@ class Judgement:
 
 
 def incidents_of(lines: Iterable[AlertLine]) -> tuple[ReportedIncident, ...]:
-    """Return the incidents that ever fired, sorted by the time of the first firing."""
+    """Return the incidents that ever fired, sorted by the time of the first firing.
+
+    `lines` are those of all alerts; the lines of one alert must be oldest first.
+    """
     by_id: dict[str, list[AlertLine]] = {}
     for line in lines:
         by_id.setdefault(line.id, []).append(line)
@@ -125,6 +128,8 @@ def judge(
 
     Parameters
     ----------
+    lines
+        All lines of the replay; those of one alert must be oldest first.
     interval_s
         Sampling interval of the recording.
     aggregates_only
@@ -174,7 +179,10 @@ def _decided(line: AlertLine) -> AlertLine:
 
 
 def within_samples(delay_s: float | None, samples: int, interval_s: float) -> bool:
-    """Return whether a delay is at most `samples` sampling intervals plus `SAMPLE_SLACK`."""
+    """Return whether a delay is at most `samples` sampling intervals plus `SAMPLE_SLACK`.
+
+    A delay of None means that nothing was found, and gives False.
+    """
     return delay_s is not None and delay_s <= (samples + SAMPLE_SLACK) * interval_s
 
 

@@ -62,7 +62,7 @@ def page(
     spans: Sequence[Span],
     limits: Mapping[str, float],
 ) -> str:
-    """Return the page.
+    """Return the page, as HTML.
 
     Parameters
     ----------
@@ -72,10 +72,12 @@ def page(
         Name and value of further facts.
     closeups
         By VM; the page shows the signals of each VM, and below them its likelihoods.
+    window
+        The time that the panels show.
     marks, spans
         Transitions of alerts, and time ranges of the ground truth.
     limits
-        The score thresholds, in nats.
+        The score thresholds by name, in nats.
     """
     parts = [
         "<!doctype html><html lang=en><head><meta charset=utf-8>",
@@ -101,7 +103,7 @@ def page(
 
 
 def moment(time_s: float) -> str:
-    """Return a time in readable form, in UTC."""
+    """Return a time in s since the epoch in readable form, in UTC."""
     return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 

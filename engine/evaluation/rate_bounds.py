@@ -14,7 +14,10 @@ _HALVINGS: Final = 200
 
 
 def poisson_upper(count: int, *, confidence: float = CONFIDENCE) -> float:
-    """Return the mean at which the probability of `count` or fewer is `1 - confidence`."""
+    """Return the mean at which the probability of `count` or fewer is `1 - confidence`.
+
+    This is the upper bound of the mean of a Poisson variable that was observed as `count` (≥ 0).
+    """
     high = count + 10.0 * math.sqrt(count + 1.0) + 10.0
     return _root(lambda mean: _poisson_tail(count, mean) - (1.0 - confidence), 0.0, high)
 
@@ -22,7 +25,8 @@ def poisson_upper(count: int, *, confidence: float = CONFIDENCE) -> float:
 def binomial_lower(hits: int, total: int, *, confidence: float = CONFIDENCE) -> float:
     """Return the share at which the probability of `hits` or more is `1 - confidence`.
 
-    0.0 if there are no hits or no trials.
+    This is the lower bound of the share of hits in `total` trials. 0.0 if there are no hits or no
+    trials.
     """
     if hits <= 0 or total <= 0:
         return 0.0
@@ -30,7 +34,10 @@ def binomial_lower(hits: int, total: int, *, confidence: float = CONFIDENCE) -> 
 
 
 def rate_upper(count: int, exposure: float, *, per: float = 1000.0) -> float | None:
-    """Return the upper bound of a rate per `per` units of exposure, None without exposure."""
+    """Return the 95 % upper bound of a rate per `per` units of exposure, None without exposure.
+
+    `count` events were observed in `exposure` units, such as VM-days.
+    """
     return None if exposure <= 0 else poisson_upper(count) * per / exposure
 
 

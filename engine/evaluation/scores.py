@@ -96,7 +96,10 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def score(judgement: Judgement, *, interval_s: float, vm_days: float) -> Scores:
-    """Return the figures of a judgement over `vm_days` VM-days."""
+    """Return the figures of a judgement over `vm_days` VM-days.
+
+    `interval_s` is the sampling interval of the recording.
+    """
     faults = [f for f in judgement.findings if f.occurrence.is_fault]
     seen = [f for f in faults if f.occurrence.detectable]
     # A confounder that requires an alert of its own also counts for recall and delay.
@@ -134,7 +137,7 @@ def score(judgement: Judgement, *, interval_s: float, vm_days: float) -> Scores:
 
 
 def rate(count: int, vm_days: float) -> Rate:
-    """Return a count over VM-days with its bound."""
+    """Return a count over VM-days with its bound; rate and bound are None without VM-days."""
     return Rate(
         count=count,
         vm_days=round(vm_days, 3),

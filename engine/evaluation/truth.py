@@ -68,7 +68,10 @@ class Occurrence:
 
     @property
     def is_wide(self) -> bool:
-        """Whether it affected something that VMs share, and not the VMs themselves."""
+        """Whether it affected something that VMs share, and not the VMs themselves.
+
+        False for a noisy neighbour, which is an occurrence of the aggressor's VM.
+        """
         return self.kind in SCOPES
 
     @property
@@ -86,13 +89,16 @@ def parse_truth(
     ----------
     rows
         Line number and fields by `COLUMNS`.
+    source
+        Name of the file, for error messages.
     vcpus
         Number of vCPUs by VM, where known. In a VM with one vCPU, one busy core is all cores.
 
     Raises
     ------
     SettingsError
-        A time is no number, or a class is neither fault nor confounder.
+        A time is no number or out of range, `pre_active` in a note is no number, or a class is
+        neither fault nor confounder.
     """
     single: list[Occurrence] = []
     for line, row in rows:
@@ -107,7 +113,10 @@ def parse_truth(
 
 
 def notes_of(note: str) -> dict[str, str]:
-    """Return the `name=value` parts of a note."""
+    """Return the `name=value` parts of a note, which are separated by `;`, by name.
+
+    Other parts are left out.
+    """
     return dict(part.split("=", 1) for part in note.split(";") if "=" in part)
 
 

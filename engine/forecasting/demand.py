@@ -57,11 +57,17 @@ class Demand:
         return len(self.roster) // UUID_BYTES
 
     def is_repeat(self, frame: Frame) -> bool:
-        """Return whether this frame or a later one of its run was already processed."""
+        """Return whether this frame or a later one of its run was already processed.
+
+        The first frame of another run is no repeat.
+        """
         return frame.header.run == self.run and frame.header.sequence <= self.sequence
 
     def take(self, frame: Frame) -> None:
-        """Process a frame with the same roster."""
+        """Process a frame whose roster equals `roster`; for another roster use `followed` first.
+
+        Repeated frames must be left out (`is_repeat`).
+        """
         rows, header = frame.rows, frame.header
         dt_s = None
         if header.run == self.run and header.mono_ns > self.mono_ns:
@@ -86,14 +92,20 @@ class Demand:
         self.counts += measured
 
     def close(self) -> F64:
-        """Return the step's means, shape (n + 1, metrics), the node last; start the next step."""
+        """Return the step's means, shape (n + 1, metrics), the node last; start the next step.
+
+        Metrics are in the order of `METRICS`; NaN is a metric without a known value in the step.
+        """
         means = np.where(self.counts > 0, self.sums / np.maximum(self.counts, 1.0), np.nan)
         self.sums[...] = 0.0
         self.counts[...] = 0.0
         return np.ascontiguousarray(means.T)
 
     def arrays(self) -> dict[str, F64]:
-        """Return the arrays of the state by name; they are not copies."""
+        """Return the arrays of the state by name, to be saved or filled; they are not copies.
+
+        The roster, the run, the sequence and the monotonic time are not among them.
+        """
         return {
             "counters": self.counters.values,
             "instances": self.counters.instances,
@@ -106,7 +118,8 @@ class Demand:
     def followed(self, roster: bytes) -> tuple["Demand", I64]:
         """Return the demand with the VMs in the order of `roster`, and their old indices.
 
-        The index of a new VM is -1.
+        `roster` has 16 bytes for each VM. The indices have shape (VMs of `roster`,); that of a new
+        VM is -1. State of VMs that are not in `roster` is left out.
         """
         before = {vm: place for place, vm in enumerate(uuids_of(self.roster))}
         indices = np.array([before.get(vm, -1) for vm in uuids_of(roster)], np.int64)

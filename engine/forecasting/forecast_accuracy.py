@@ -74,7 +74,17 @@ class Judge:
     def take(self, number: int, values: F64, made: F32) -> None:
         """Record the values of step `number` and the forecasts made then, metric by metric.
 
-        `values` has shape (metrics * names,), `made` (metrics * names, horizons, bands).
+        Parameters
+        ----------
+        number
+            End of the step in s since the epoch, divided by `step_s`. Steps are given in ascending
+            order.
+        values
+            Shape (metrics * names,): all names of the first metric, then those of the next; NaN is
+            unknown.
+        made
+            Shape (metrics * names, horizons, bands), in the order of `HORIZONS_S` and `BANDS`; NaN
+            is no forecast.
         """
         known = ~np.isnan(values)
         self._first = np.where((self._first < 0) & known, number, self._first)
@@ -104,7 +114,10 @@ class Judge:
         sums[_SAME] += judged & (before == values)
 
     def verdicts(self) -> list[Verdict]:
-        """Return one verdict for each metric and horizon with at least one judged forecast."""
+        """Return one verdict for each metric and horizon with at least one judged forecast.
+
+        A share or ratio is NaN if no series counts for it.
+        """
         found = []
         size = len(self._names)
         for row, metric in enumerate(self._metrics):

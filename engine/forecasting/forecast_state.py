@@ -63,7 +63,7 @@ def take_state(state: PartitionForecasts) -> Snapshot:
 
 
 def digest(state: PartitionForecasts) -> str:
-    """Return the sha256 of all state that the next forecast depends on."""
+    """Return the sha256, in hex, of all state that the next forecast depends on."""
     return sha256(_encoder.encode(_value(state))).hexdigest()
 
 

@@ -65,7 +65,13 @@ class Node:
 
 
 def decoded(record: Record) -> Frame:
-    """Return the frame of a record without checking its writer, for recordings."""
+    """Return the frame of a record without checking its writer, for recordings.
+
+    Raises
+    ------
+    RecordRejected
+        The record is not a frame.
+    """
     return decode_frame(record.value, widen)
 
 

@@ -143,12 +143,18 @@ class NodeState:
     telegraf: dict[str, Series] = field(default_factory=dict)
 
     def groups(self) -> tuple[_Group, ...]:
-        """Return the families of series that this node reports."""
+        """Return the series of the VMs, of the node itself and of its pools, in this order."""
         return self.vms, self.own, self.storage
 
 
 def decoded(record: Record) -> Frame:
-    """Return the frame of a record without checking its writer, for recordings."""
+    """Return the frame of a record without checking its writer, for recordings.
+
+    Raises
+    ------
+    RecordRejected
+        The record is not a frame.
+    """
     return decode_frame(record.value)
 
 
@@ -287,7 +293,16 @@ class FrameFold:
         return Source(header.run, header.sequence, header.event_time_ns, part), True
 
     def pass_time(self, time_ms: int) -> list[Points]:
-        """Advance the time, and return the open minutes of nodes that have become silent."""
+        """Advance the time, and return the open minutes of nodes that have become silent.
+
+        `time_ms` is an append time; one before the present time does not set the time back.
+
+        Raises
+        ------
+        FoldFailed
+            The open minutes of a node could not be closed. The state may be partly changed: the
+            caller must restore it.
+        """
         self.time_ms = max(self.time_ms, time_ms)
         points: list[Points] = []
         for key, node_state in self.node_states.items():
@@ -300,12 +315,18 @@ class FrameFold:
         return points
 
     def drop_node(self, culprit: str) -> None:
-        """Drop the state of the node that a failed fold named; its next frame starts afresh."""
+        """Drop the state of the node that a failed fold named; its next frame starts afresh.
+
+        `culprit` is that of `FoldFailed`. One that names no node of this fold changes nothing.
+        """
         for key in [key for key in self.node_states if culprit == f"node {key}"]:
             del self.node_states[key]
 
     def due_hours(self) -> list[Hour]:
-        """Return the ended hours that wait for their roll-up, oldest first."""
+        """Return the ended hours that wait for their roll-up, oldest first.
+
+        They stay in `open_hours` until the caller removes them.
+        """
         return sorted(
             (
                 hour

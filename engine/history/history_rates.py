@@ -39,13 +39,15 @@ _KIB: Final = 1024.0
 def vm_metrics(rows: VmRows, *, grown: Floats, dt_s: float | None) -> Floats:
     """Return the `VM_METRICS` in their order, shape (len(VM_METRICS), n), rounded as in stores.
 
+    A metric that is not known is NaN.
+
     Parameters
     ----------
     grown
-        How much `COUNTERS` grew since the previous sample, in the order of `rows`, NaN where
-        unknown (`engine.stream.counters`).
+        How much `COUNTERS` grew since the previous sample, shape (len(COUNTERS), n), VMs in the
+        order of `rows`; NaN where unknown (`engine.stream.counters`).
     dt_s
-        Time since then; None where it is unknown.
+        Time since then; None where it is unknown, and then all rates are NaN.
     """
     values = np.full((len(VM_METRICS), len(rows)), np.nan)
     if dt_s is not None and dt_s > 0.0:

@@ -60,7 +60,7 @@ _decoder = msgspec.msgpack.Decoder(_State)
 
 
 def take_state(fold: FrameFold) -> Snapshot:
-    """Return the state as records for the log."""
+    """Return the state as records for the log, without nodes that were silent for a day."""
     indices = [
         node_state
         for node_state in fold.node_states.values()

@@ -40,7 +40,10 @@ class Window:
 
     @classmethod
     def empty(cls, begin_s: int, *, metrics: int, size: int) -> "Window":
-        """Return an empty window."""
+        """Return an empty window of `size` series, each with `metrics` metrics.
+
+        `begin_s` is the start of the window, in s since the epoch.
+        """
         values = np.zeros((len(STATISTICS), metrics, size))
         values[_MIN] = np.inf
         values[_MAX] = -np.inf
@@ -118,7 +121,11 @@ def hour_points(
     cell: str,
     begin_s: int,
 ) -> list[Points]:
-    """Return the hour's roll-up from the results of `hour_queries`, in their order."""
+    """Return the hour's roll-up from the results of `hour_queries`, in their order.
+
+    The list has one item, or none if no result has a row. The other arguments are as in
+    `hour_queries`.
+    """
     raw, _, hour = family
     tags = [tag for tag in raw.tags if tag != "cell"]
     rows = {answer.tags: None for one in answers for answer in one}

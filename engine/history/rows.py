@@ -63,14 +63,22 @@ _BANDS: Final = frozenset(field.name for field in FORECAST.fields if field.kind 
 
 
 def vm_texts(uuids: bytes) -> tuple[str, ...]:
-    """Return the UUIDs of a roster as texts."""
+    """Return the UUIDs of a roster, 16 bytes each, as texts in the same order."""
     return tuple(str(UUID(bytes=vm)) for vm in uuids_of(uuids))
 
 
 def telegraf_series(
     vms: Sequence[str], *, cell: str, node: str, names: Mapping[str, str]
 ) -> dict[str, Series]:
-    """Return the tags of a roster for each of Telegraf's measurements."""
+    """Return the tags of a roster by the name of each of Telegraf's measurements.
+
+    Parameters
+    ----------
+    vms
+        UUID texts, in the order of the roster.
+    names
+        VM names by UUID text. A VM without a name has its UUID text as `domain_name`.
+    """
     size = len(vms)
     tags = {
         "cell": [cell] * size,
@@ -90,8 +98,8 @@ def telegraf_points(
 ) -> tuple[list[Points], int]:
     """Return a frame's counters under Telegraf's names, and how many are beyond int64.
 
-    `series` is as `telegraf_series` returns it for the same roster; `times` has shape (len(rows),),
-    in ns since the epoch.
+    Such counters count as unknown. `series` is as `telegraf_series` returns it for the same roster;
+    `times` has shape (len(rows),), in ns since the epoch.
     """
     columns, beyond = known_integers(rows.integers, rows.present())
     points = [
@@ -115,7 +123,10 @@ def telegraf_points(
 
 
 def node_values(node: Mapping[str, float], *, vms: int) -> NDArray[np.float64]:
-    """Return a node's gauges, shape (len(NODE_FIELDS), 1), NaN where not measured."""
+    """Return a node's gauges, shape (len(NODE_FIELDS), 1), NaN where not measured.
+
+    `node` has gauges by name, as in a frame; `vms` is the number of VMs on the node.
+    """
     known = {**node, "vms": float(vms)}
     return np.array([[known.get(field.name, np.nan)] for field in NODE_FIELDS])
 
@@ -129,7 +140,10 @@ def pool_values(pools: Sequence[PoolSample]) -> NDArray[np.float64]:
 def info_points(
     inventory: Sequence[InventoryItem], *, cell: str, node: str, time_ns: int
 ) -> Points | None:
-    """Return the rows of an inventory; None where it lists no VM."""
+    """Return the rows of an inventory; None where it lists no VM.
+
+    `time_ns` is the time of the rows, in ns since the epoch.
+    """
     if not inventory:
         return None
     size = len(inventory)

@@ -117,7 +117,10 @@ def level_before(row: F64, count: int) -> float:
 
 @inlined
 def category(before: float, now: float) -> int:
-    """Return the category of the change between two memory figures in KiB, such as `EQUAL`."""
+    """Return the category of the change between two memory figures in KiB, such as `EQUAL`.
+
+    No figure is NaN.
+    """
     if before == now:
         return at.EQUAL
     ratio = (now + 1.0) / (before + 1.0)
@@ -128,7 +131,7 @@ def category(before: float, now: float) -> int:
 
 @inlined
 def band(share: float) -> int:
-    """Return the CPU level that contains a share of all vCPUs."""
+    """Return the index of the CPU level that contains a share of all vCPUs, 0 to `LEVELS` - 1."""
     band = 0
     while band < at.LEVELS - 1 and share >= at.LEVEL_EDGES[band]:
         band += 1

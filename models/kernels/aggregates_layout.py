@@ -156,12 +156,12 @@ O_KNOWN: Final = OUT["known"]
 
 
 def new_state(size: int) -> F64:
-    """Return the state of new VMs, shape (rows, FIELD_COUNT)."""
+    """Return the state of `size` new VMs, shape (size, FIELD_COUNT); columns as `FIELD`."""
     state = np.zeros((size, FIELD_COUNT))
     state[:, F_MEMORY_LAST] = np.nan
     return state
 
 
 def new_recent(size: int) -> F64:
-    """Return the empty windows of new VMs, shape (rows, RECENT_ROWS, WINDOW)."""
+    """Return the empty windows of `size` new VMs, shape (size, RECENT_ROWS, WINDOW)."""
     return np.zeros((size, RECENT_ROWS, WINDOW))

@@ -67,7 +67,7 @@ CONSTANTS: Final = (
 
 
 def new_state(size: int) -> F32:
-    """Return the state of new VMs, shape (rows, FIELD_COUNT); an unknown hour is NaN."""
+    """Return the state of `size` new VMs, shape (size, FIELD_COUNT); an unknown hour is NaN."""
     state = np.zeros((size, FIELD_COUNT), np.float32)
     state[:, _WRITE_SHARE:] = np.nan
     return state
@@ -75,32 +75,45 @@ def new_state(size: int) -> F32:
 
 @inlined
 def is_over(own: F32, hour: float) -> bool:
-    """Return whether the VM's current hour has ended; `hour` is that of the newest mean."""
+    """Return whether the VM's current hour has ended; `hour` is that of the newest mean.
+
+    `own` is the VM's row, shape (FIELD_COUNT,), here and in the other functions. Hours are
+    numbered since the epoch: 0 is the first.
+    """
     return float(own[_HOUR]) != hour
 
 
 @inlined
 def follows(own: F32, hour: float) -> bool:
-    """Return whether `hour` is the next one after the VM's current hour."""
+    """Return whether `hour` is the next one after the VM's current hour; as in `is_over`."""
     return float(own[_HOUR]) + 1.0 == hour
 
 
 @inlined
 def begin_hour(own: F32, hour: float, first: int) -> None:
-    """Begin an hour with the mean of number `first`."""
+    """Begin an hour with the mean of number `first`; `own` is updated, arguments as in `is_over`.
+
+    The means of five minutes are numbered per VM from 0, in order of time.
+    """
     own[_HOUR] = np.float32(hour)
     own[_FIRST] = np.float32(first)
 
 
 @inlined
 def means_of(own: F32, count: int) -> int:
-    """Return the number of means in the ended hour; the last of `count` is in the next one."""
+    """Return the number of means in the ended hour; the last of `count` is in the next one.
+
+    `count` is the number of means of the VM so far; `own` is as in `is_over`.
+    """
     return count - 1 - int(own[_FIRST])
 
 
 @inlined
 def forget_row(own: F32) -> None:
-    """Reset the count of consecutive falls: an hour is missing or has no usual value."""
+    """Reset the count of consecutive falls: an hour is missing or has no usual value.
+
+    `own` is as in `is_over`, and is updated.
+    """
     own[_RUN] = np.float32(0.0)
     own[_WRITE_SHARE] = np.float32(np.nan)
 
@@ -180,5 +193,8 @@ def close_hour(own: F32, writes: float, cpu: float, cores: float) -> float:
 
 @inlined
 def write_share(own: F32) -> float:
-    """Return the last hour's writing as a share of its usual value; NaN if unknown."""
+    """Return the last hour's writing as a share of its usual value; NaN if unknown.
+
+    `own` is as in `is_over`.
+    """
     return math.exp(float(own[_WRITE_SHARE]))

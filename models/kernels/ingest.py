@@ -73,7 +73,10 @@ class Taken(NamedTuple):
 
 
 def new_taken(size: int) -> Taken:
-    """Return memory for the values of `size` rows from a frame."""
+    """Return memory for the values of `size` rows from a frame; nothing is known yet.
+
+    `size` is that of the arrays of `baseline.fold_counters`, a multiple of `BLOCK_ROWS`.
+    """
     return Taken(
         counters=np.zeros((4, size), np.uint64),
         flags=np.zeros(size, np.uint8),

@@ -75,12 +75,15 @@ CONSTANTS: Final = (
 
 
 def new_state(size: int) -> F64:
-    """Return the state of new VMs, shape (rows, FIELD_COUNT)."""
+    """Return the state of `size` new VMs, shape (size, FIELD_COUNT); columns as `FIELD`."""
     return np.zeros((size, FIELD_COUNT))
 
 
 def new_means(size: int) -> F64:
-    """Return the empty means of new VMs, shape (rows, ROWS, KEPT)."""
+    """Return the empty means of `size` new VMs, shape (size, ROWS, KEPT); NaN is unknown.
+
+    Mean i of a signal (`CPU` to `MEMORY`) is at i modulo `KEPT`.
+    """
     return np.full((size, ROWS, KEPT), np.nan)
 
 
