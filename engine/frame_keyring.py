@@ -93,14 +93,26 @@ def _read(path: Path) -> tuple[dict[str, str], bytes]:
 
 
 def make_site_key(folder: Path, *, now_ms: int) -> str:
-    """Write a new site key and return its id."""
+    """Write a new site key without expiry and return its id.
+
+    Raises
+    ------
+    StateUnwritable
+        The file cannot be written.
+    """
     key_id = new_key_id(now_ms=now_ms, chance=os.urandom(2))
     write_site_key(folder, key_id, SiteKey(os.urandom(KEY_BYTES)))
     return key_id
 
 
 def write_site_key(folder: Path, key_id: str, key: SiteKey) -> None:
-    """Write a site key with a known id, for example with another expiry."""
+    """Write a site key with a known id, for example with another expiry; replace an earlier file.
+
+    Raises
+    ------
+    StateUnwritable
+        The file cannot be written.
+    """
     labels = {"Kind": "site", "Key-Id": key_id}
     if key.until_ms is not None:
         labels[NOT_AFTER] = date_of(key.until_ms)
@@ -147,19 +159,38 @@ def newest_site_key(site_keys: Mapping[str, SiteKey], *, now_ms: int) -> str | N
 def make_name(
     kind: Kind, name: str, *, site_key: str, now_ms: int, until_ms: int | None = None
 ) -> KeyName:
-    """Return the name of a new key, with an unused serial."""
+    """Return the name of a new key, with an unused serial.
+
+    Parameters
+    ----------
+    site_key
+        Id of the site key from which the key will be derived.
+    until_ms
+        Expiry, cut to whole seconds; None: the key does not expire.
+    """
     serial = new_key_id(now_ms=now_ms, chance=os.urandom(2))
     until_s = 0 if until_ms is None else until_ms // 1000
     return KeyName(kind, name, site_key, serial, until_s)
 
 
 def write_name_key(path: Path, name: KeyName, site: SiteKey) -> None:
-    """Write the derived key of a name to a file that only this user can read."""
+    """Write the derived key of a name to a file that only this user can read.
+
+    `site` is the site key with the id `name.site_key`. An earlier file is replaced.
+
+    Raises
+    ------
+    StateUnwritable
+        The file cannot be written.
+    """
     write_key_file(path, name_key_text(name, site), mode=0o600)
 
 
 def name_key_text(name: KeyName, site: SiteKey) -> str:
-    """Return the content of the file of a derived key."""
+    """Return the content of the file of a derived key.
+
+    `site` is the site key with the id `name.site_key`.
+    """
     labels = {"Kind": name.kind, "Name": name.name, "Key": str(name)}
     if name.until_s:
         labels[NOT_AFTER] = date_of(name.until_s * 1000)
@@ -167,12 +198,14 @@ def name_key_text(name: KeyName, site: SiteKey) -> str:
 
 
 def read_name_key(path: Path) -> tuple[KeyName, bytes]:
-    """Return the name and the secret of a node's or owner's key file.
+    """Return the name and the secret of a node's, engine's or owner's key file.
 
     Raises
     ------
     SettingsError, KeyDamaged
         Others can read it, or it is not a valid key.
+    OSError
+        There is no such file, or this user cannot read it.
     """
     labels, secret = _read(path)
     name = parse_key_name(labels.get("Key", ""))
@@ -307,11 +340,15 @@ class FrameKeyring:
     def signer(self, kind: Kind, name: str) -> SignFrame:
         """Return the function that signs the frames of a name.
 
+        While there is no key and frames without a MAC are accepted, it returns no headers.
+
         Raises
         ------
         SettingsError, KeyDamaged
             There is no key, and frames without a MAC would not be accepted; or a key file can be
             read by others or is not a valid key.
+        StateUnwritable
+            A missing site key cannot be created.
         """
         if self.memory is not None:
             key_name = KeyName(kind, name, _MEMORY_ID, _MEMORY_ID)
@@ -333,10 +370,15 @@ class FrameKeyring:
     def reader(self) -> Callable[[], FrameKeys]:
         """Return a function that returns the present keys for verifying frames.
 
+        The errors are raised here, not by that function.
+
         Raises
         ------
-        SettingsError
-            There is no site key, and frames without a MAC are not accepted.
+        SettingsError, KeyDamaged
+            There is no site key, and frames without a MAC are not accepted; or a key file can be
+            read by others or is not a valid key, or others may write the folder.
+        StateUnwritable
+            A missing site key cannot be created.
         """
         if self.memory is not None:
             keys = FrameKeys({_MEMORY_ID: self.memory}, accepting_unsigned=not self.requiring)

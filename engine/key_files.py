@@ -35,6 +35,8 @@ def require_unwritable_by_others(path: Path) -> None:
     ------
     SettingsError
         Group or others may write it, or it belongs to neither this user nor root.
+    OSError
+        It does not exist or cannot be examined.
     """
     found = path.stat()
     kind = "folder" if stat.S_ISDIR(found.st_mode) else "file"
@@ -57,6 +59,8 @@ def require_unreadable_by_others(path: Path) -> None:
     ------
     SettingsError
         Group or others can read it.
+    OSError
+        It does not exist or cannot be examined.
     """
     if path.stat().st_mode & _OTHERS_READ:
         raise SettingsError(f"{path} is readable by other users: chmod 600 {path}")
@@ -76,6 +80,8 @@ def labels_of(text: str) -> dict[str, str]:
 
 def until_ms_of(labels: dict[str, str], *, source: str) -> int | None:
     """Return the expiry of a key, in ms since the epoch, None if it has none.
+
+    A date without a time zone is UTC. `source` names the file or key in the error message.
 
     Raises
     ------
@@ -171,7 +177,10 @@ def refuse(error: Exception) -> None:
 
 @contextmanager
 def judged(damaged: Damaged) -> Iterator[None]:
-    """Pass an error of the block to `damaged`, so that an unusable file is skipped."""
+    """Pass an error of the block to `damaged`, so that an unusable file is skipped.
+
+    This applies to `FlatlineError`, `OSError` and `ValueError`; other exceptions are not caught.
+    """
     try:
         yield
     except (FlatlineError, OSError, ValueError) as error:
@@ -204,7 +213,16 @@ class KeyFolder(Generic[Content]):
         self._known: dict[Path, tuple[tuple[int, ...], Content]] = {}
 
     def read(self, damaged: Damaged = refuse) -> tuple[dict[Path, Content], list[Content]]:
-        """Return the content of the files by path, and the earlier content of damaged ones."""
+        """Return the content of the files by path, and the earlier content of damaged ones.
+
+        A missing folder is empty.
+
+        Raises
+        ------
+        SettingsError
+            With the default `damaged`: others may write the folder. An error of `parse` is raised
+            as well.
+        """
         safe = False
         with judged(damaged):
             if self._folder.is_dir():

@@ -165,6 +165,8 @@ def trusted_keys(folder: Path, *, own: Path | None, revoked: Revoked | None = No
     ------
     SettingsError
         A file is not a public key, or its name has no role; or others may write it or the folder.
+    SettingsError, KeyDamaged, StateUnwritable
+        An own key can be read by others, is not a valid key or cannot be read.
     """
     files, _ = _trusted_files(folder).read()
     return _trusted(files.values(), _own_keys(own), Revoked() if revoked is None else revoked)
@@ -267,7 +269,7 @@ class WatchedKeys:
 
 
 def public_files(folder: Path) -> Iterator[tuple[Signer, str, Path]]:
-    """Yield role, name and path of each key in a folder of trusted ones.
+    """Yield role, name and path of each key in a folder of trusted ones, none if it is absent.
 
     Raises
     ------

@@ -9,7 +9,10 @@ from flatline.engine.preflight_data import Card, ObservedGuest, Sign
 
 
 class Liveness(Opened, Protocol):
-    """The agent's continuous observation of the guests of its node; no method acts on a VM."""
+    """The agent's continuous observation of the guests of its node; no method acts on a VM.
+
+    `vm` is a VM's UUID, 16 bytes.
+    """
 
     async def roster(self) -> tuple[ObservedGuest, ...]:
         """Return the running VMs whose owners agreed to actions on them.
@@ -22,7 +25,7 @@ class Liveness(Opened, Protocol):
         ...
 
     async def addresses(self, vm: bytes) -> Mapping[str, tuple[str, ...]]:
-        """Return the known IP addresses of each card, by its MAC; empty is none.
+        """Return the known IP addresses of each card, by its MAC; empty if none is known.
 
         Raises
         ------
@@ -32,11 +35,20 @@ class Liveness(Opened, Protocol):
         ...
 
     async def ping_agent(self, vm: bytes, *, within_s: float) -> Sign:
-        """Ask the guest agent for a sign of life; `unknown` where it cannot be asked."""
+        """Ask the guest agent for a sign of life; `unknown` where it cannot be asked.
+
+        If the hypervisor does not answer within `within_s`, the result is `unknown` too.
+        """
         ...
 
     async def console(self, vm: bytes) -> str:
-        """Return the end of the guest's output on its serial port, empty where it is unknown."""
+        """Return the end of the guest's output on its serial port, empty where it is unknown.
+
+        Raises
+        ------
+        HypervisorUnreachable
+            No answer.
+        """
         ...
 
     async def set_balloon_period(self, vm: bytes, *, period_s: int) -> None:

@@ -33,6 +33,14 @@ def open_log(process: Process, *, frames: bool = False) -> AbstractAsyncContextM
     frames
         Whether the caller reads frames in a consumer group. If so, and if the log is Kafka, the
         client is the one that `log.kafka.consumer` names.
+
+    Raises
+    ------
+    SettingsError
+        The file of Kafka's password cannot be read.
+    LogUnreachable, LogRefused, StateUnwritable
+        Raised on entering the context: Kafka does not answer or refuses, or the folder of the
+        embedded log cannot be written.
     """
     settings = process.settings
     if settings.log.kind == "embedded":
@@ -56,6 +64,8 @@ def open_log(process: Process, *, frames: bool = False) -> AbstractAsyncContextM
 
 def kafka_config(settings: Settings, *, run: str = "") -> "KafkaConfig":
     """Return the configuration of the Kafka adapter.
+
+    `run` becomes part of the client's id, so that runs are distinct in the broker's logs.
 
     Raises
     ------
@@ -91,6 +101,8 @@ async def topic_problems(
 ) -> tuple[str, ...]:
     """Return one sentence for each difference between the log's topics and their declaration.
 
+    Always empty for an embedded log.
+
     Parameters
     ----------
     topics
@@ -101,6 +113,8 @@ async def topic_problems(
     LogRefused, LogUnreachable
         The log refused or did not answer. The message distinguishes a wrong password from an
         unreachable broker.
+    SettingsError
+        The password's file cannot be read.
     """
     if process.settings.log.kind == "embedded":
         return ()  # it creates its topics itself
@@ -117,10 +131,15 @@ async def topic_problems(
 async def own_rights(process: Process) -> dict[str, frozenset[str]] | None:
     """Return the operations of this principal on each topic, None where they are unknown.
 
+    Operations are named as in `engine.wire.rights`, topics without the prefix of the installation.
+    They are unknown on an embedded log and on brokers before Kafka 2.8.
+
     Raises
     ------
     LogRefused, LogUnreachable
-        The log does not answer.
+        The log refused or does not answer.
+    SettingsError
+        The password's file cannot be read.
     """
     if process.settings.log.kind == "embedded":
         return None
@@ -130,7 +149,15 @@ async def own_rights(process: Process) -> dict[str, frozenset[str]] | None:
 
 
 async def create_topics(process: Process) -> tuple[str, ...]:
-    """Create the topics that Kafka lacks, and return their names."""
+    """Create the topics that Kafka lacks, and return their names; none for an embedded log.
+
+    Raises
+    ------
+    LogRefused, LogUnreachable
+        Kafka refused or does not answer.
+    SettingsError
+        The password's file cannot be read.
+    """
     if process.settings.log.kind == "embedded":
         return ()
     from flatline.connectors.kafka.security import probe

@@ -92,7 +92,8 @@ def file_name(text: str) -> str:
 def masked_url(url: str) -> str:
     """Return a URL without possible secrets: user, password, path and query.
 
-    Chats and pagers put their token into the path; scheme and host identify the receiver.
+    Chats and pagers put their token into the path; scheme and host identify the receiver. Of a text
+    that is not a URL only `MASK` remains.
     """
     found = _URL.fullmatch(url)
     if found is None:
@@ -107,7 +108,7 @@ def masked_url(url: str) -> str:
 
 
 def without_secrets(text: str, *secrets: str | None) -> str:
-    """Return text with each occurrence of the secrets masked."""
+    """Return text with each occurrence of the secrets masked; None and "" are ignored."""
     for secret in secrets:
         if secret:
             text = text.replace(secret, MASK)

@@ -115,14 +115,17 @@ class Subscription(Protocol):
         ...
 
     async def commit(self, next_offsets: Mapping[int, int]) -> None:
-        """Commit `{partition: next offset to read}`, from which a successor starts."""
+        """Commit `{partition: next offset to read}`, from which a successor starts.
+
+        The errors are those of `poll`.
+        """
         ...
 
 
 class Log(Opened, Protocol):
     """The one log of a site. Append is durable when it returns; order is kept by key.
 
-    A query raises `LogUnreachable` where the log gives no answer in time, and `LogRefused` where
+    Other calls raise `LogUnreachable` where the log gives no answer in time, and `LogRefused` where
     the topic or partition does not exist or may not be read by this principal.
     """
 
@@ -155,7 +158,7 @@ class Log(Opened, Protocol):
         ...
 
     def subscribe(self, topic: str, *, group: str) -> AbstractAsyncContextManager[Subscription]:
-        """Join `group` on `topic`; leaving the context leaves the group."""
+        """Join `group` on `topic` until the context ends, or raise `GroupTaken` (embedded log)."""
         ...
 
     def tail(
@@ -224,7 +227,7 @@ class Hypervisor(Opened, Protocol):
         ...
 
     async def inventory(self) -> tuple[InventoryItem, ...]:
-        """Return the definition of each VM."""
+        """Return the definition of each running VM, or raise `HypervisorUnreachable`."""
         ...
 
 
@@ -237,7 +240,7 @@ class Actuator(Opened, Protocol):
 
     A call is not sent if its `permit` no longer allows it, for example after a long silence of the
     hypervisor. Without a permit a call is sent whenever the hypervisor answers. If the caller is
-    cancelled, a call that was not sent yet is not sent.
+    cancelled, a call that was not sent yet is not sent. `vm` is the VM's UUID, 16 bytes.
     """
 
     async def reach(self) -> None:
@@ -245,7 +248,7 @@ class Actuator(Opened, Protocol):
         ...
 
     async def sample(self, vm: bytes) -> PreflightSample:
-        """Return a sample of the VM."""
+        """Return a sample of the VM, or raise `VmNotFound` or `HypervisorUnreachable`."""
         ...
 
     async def reset(self, vm: bytes, *, permit: Permit | None = None) -> None:

@@ -38,7 +38,8 @@ def retry_after_s(text: str | None, *, now: datetime | None = None) -> float | N
     """Return the pause that a `Retry-After` header asks for, in s (RFC 9110, 10.2.3).
 
     The header holds a number or a date. `now` is the time from which a date is counted, by default
-    the present. The result is None if the header is not valid.
+    the present. The result is None if the header is absent or not valid, 0 for a date in the past,
+    and at most `LONGEST_WAIT_S`.
     """
     if not text or not text.strip():
         return None

@@ -63,7 +63,13 @@ def _revoked_by(line: str, *, source: str) -> Revoked:
 
 
 def revoke(folder: Path, *, what: str, now_ms: int) -> None:
-    """Add `what` to the list: an id, `key/ID`, or `kind/name` (all its keys made until now)."""
+    """Add `what` to the list: an id, `key/ID`, or `kind/name` (all its keys made until now).
+
+    Raises
+    ------
+    StateUnwritable
+        The list cannot be written.
+    """
     path = folder / REVOKED
     text = path.read_text() if path.exists() else ""
     line = what if "/" not in what else f"{what} {now_ms}"

@@ -103,7 +103,7 @@ class Kafka(Section):
         return self
 
     def secret(self) -> str | None:
-        """Return the password, read from its file where it has one (`read_secret`)."""
+        """Return the password, None if there is none; see `read_secret` for errors of its file."""
         if self.password is not None:
             return self.password.get_secret_value()
         if self.password_file is None:
@@ -337,7 +337,7 @@ class Settings(BaseSettings):
 def load_settings(
     file: Path | None = None, *, flags: Mapping[str, str] | None = None
 ) -> tuple[Settings, Path | None]:
-    """Return the settings in force, and the file that was read.
+    """Return the settings in force, and the file that was read (None: there was none).
 
     Parameters
     ----------
@@ -376,7 +376,7 @@ def load_settings(
 
 
 def setting_names(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[str]:
-    """Yield the dotted name of every section and, after it, of the settings in it."""
+    """Yield the dotted name of every section and, after it, of its settings, after `prefix`."""
     for name, field in model.model_fields.items():
         yield prefix + name
         kind = field.annotation

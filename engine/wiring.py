@@ -62,7 +62,10 @@ def process(settings: Settings) -> Process:
 
 
 def probes(process: Process) -> AbstractAsyncContextManager[object]:
-    """Return the server of probes and metrics, or an empty context where none is configured."""
+    """Return the server of probes and metrics, or an empty context where none is configured.
+
+    Entering it raises `SettingsError` if the server cannot listen on `http.host` and `http.port`.
+    """
     http = process.settings.http
     if http.port is None:
         return nullcontext()
@@ -127,8 +130,9 @@ def collect_opener(process: Process, connect: Connect, node: Node, frames: Frame
 
     Raises
     ------
-    SettingsError
-        There is no key, and frames without a MAC would not be accepted.
+    SettingsError, KeyDamaged, StateUnwritable
+        See `FrameKeyring.signer`: there is no key, and frames without a MAC would not be accepted;
+        or a key is not usable.
     """
     from flatline.engine.roles.collect import Collector
     from flatline.engine.roles.framing import CollectConfig
@@ -163,7 +167,13 @@ def collect_opener(process: Process, connect: Connect, node: Node, frames: Frame
 
 
 def plan_opener(process: Process, connect: Connect, authority: Authority) -> Opener:
-    """Return the opener of a planner named after this process's node."""
+    """Return the opener of a planner named after this process's node.
+
+    Raises
+    ------
+    SettingsError, KeyDamaged, StateUnwritable
+        The planner's signing key cannot be created or used; see `own_key`.
+    """
     from flatline.engine.roles.plan import PlanConfig, Planner
 
     config = PlanConfig(
@@ -185,12 +195,12 @@ def plan_opener(process: Process, connect: Connect, authority: Authority) -> Ope
 
 
 def notify_opener(process: Process, connect: Connect) -> dict[str, Opener]:
-    """Return the opener of the notifier, or an empty mapping where none is configured.
+    """Return the opener of the notifier by its role's name, empty where none is configured.
 
     Raises
     ------
     SettingsError
-        The token's file cannot be read.
+        The token's file cannot be read or is empty.
     """
     settings = process.settings.notify
     if settings.url is None:
@@ -224,10 +234,14 @@ def notify_opener(process: Process, connect: Connect) -> dict[str, Opener]:
 def act_opener(process: Process, connect: Connect, node: Node, authority: Authority) -> Opener:
     """Return the opener of the agent of `node`; a second one of the same node is refused.
 
+    Opening the second one raises `AlreadyRunning`.
+
     Raises
     ------
     SettingsError
         The policy is for a simulated fleet, and the node is real.
+    SettingsError, KeyDamaged, StateUnwritable
+        A key is missing or not usable; see `own_key` and `FrameKeyring.signer`.
     """
     from flatline.engine.roles.act import Agent
     from flatline.engine.roles.act_config import ActConfig
@@ -316,8 +330,9 @@ def engine_opener(process: Process, connect: Connect, authority: Authority) -> O
 
     Raises
     ------
-    SettingsError
-        There is no site key to check frames with.
+    SettingsError, KeyDamaged, StateUnwritable
+        There is no site key to check frames with; or a key cannot be created or used, see `own_key`
+        and `FrameKeyring`.
     """
     from flatline.engine.detection.configuration import Configuration
     from flatline.engine.roles.detect import DetectConfig, Detector
@@ -365,7 +380,10 @@ def engine_opener(process: Process, connect: Connect, authority: Authority) -> O
 def site_openers(
     process: Process, log: Log, *, nodes: Iterable[Node], authority: Authority, acting: bool = True
 ) -> dict[str, Opener]:
-    """Return the openers of every role of a site in one process, on one open log."""
+    """Return the openers of every role of a site in one process, by role name, on one open log.
+
+    Without `acting` there are no agents. The errors are those of the opener of each role.
+    """
 
     def connect() -> AbstractAsyncContextManager[Log]:
         return nullcontext(log)

@@ -65,7 +65,10 @@ def retention_of(settings: Settings) -> dict[Bucket, int]:
 
 
 def influx_config(settings: Settings, *, token: str | None = None) -> "InfluxConfig":
-    """Return the configuration of the InfluxDB adapter; `token` replaces that of its file."""
+    """Return the configuration of the InfluxDB adapter.
+
+    `token` replaces the token in the file of the settings; None: the adapter reads that file.
+    """
     from flatline.connectors.influxdb.config import InfluxConfig
 
     influx = settings.history.influxdb

@@ -27,6 +27,8 @@ from flatline.engine.settings import Settings
 def policy_of(settings: Settings, *, shipped: str = "default") -> Policy:
     """Return the policy in force: the file of the settings, else a shipped one.
 
+    `shipped` is one of `engine.action.catalogue.SHIPPED`.
+
     Raises
     ------
     SettingsError
@@ -71,7 +73,12 @@ def authority(settings: Settings, *, shipped: str = "default") -> Authority:
     """Return the policy and the keys of this installation.
 
     Planner and agent of one embedded log share their keys' folder and trust each other; on Kafka
-    only the folder of trusted keys counts.
+    only the folder of trusted keys counts. `shipped` is the policy if the settings name none.
+
+    Raises
+    ------
+    SettingsError, KeyDamaged, StateUnwritable
+        The policy or a key cannot be used: see `policy_of`, `own_key` and `trusted_keys`.
     """
     clock = SystemClock()
     return Authority(
@@ -96,7 +103,7 @@ def state_keys(settings: Settings, clock: Clock) -> StateKeys:
     Raises
     ------
     StateUnwritable, SettingsError, KeyDamaged
-        See `own_key`.
+        See `own_key` and `trusted_keys`.
     """
     return StateKeys(
         own_key(settings.key_folder, "engine"),
@@ -109,6 +116,11 @@ def trusted_now(settings: Settings) -> TrustedKeys:
     """Return the keys that this machine trusts; on an embedded log they include its own keys.
 
     No key is created: reading changes nothing.
+
+    Raises
+    ------
+    SettingsError, KeyDamaged, StateUnwritable
+        See `trusted_keys` and `read_revoked`.
     """
     own = settings.key_folder if settings.log.kind == "embedded" else None
     revoked = read_revoked(settings.key_folder)
@@ -130,13 +142,13 @@ def frame_opener(
 ) -> OpenFrame:
     """Return the function that verifies the writer of a record and decodes the frame in it.
 
-    `compiled` is whether a compiled kernel unpacks the columns. A role that uses it compiles the
-    kernel before it joins its group.
+    `reader` is the name of the role in metrics. `compiled` is whether a compiled kernel unpacks the
+    columns. A role that uses it compiles the kernel before it joins its group.
 
     Raises
     ------
-    SettingsError
-        There is no site key with which frames can be verified.
+    SettingsError, KeyDamaged, StateUnwritable
+        There is no usable site key with which frames can be verified: see `FrameKeyring.reader`.
     """
     if not compiled:
         return FrameOpener(frames.reader(), reader=reader, clock=process.clock)

@@ -24,7 +24,8 @@ from flatline.engine.wiring_history import open_history, open_queries
 def compile_forecaster(settings: Settings | None = None) -> None:
     """Compile the forecaster's kernels, or load them from the kernel cache.
 
-    A compilation takes seconds and blocks the calling thread.
+    A compilation takes seconds and blocks the calling thread. `settings` are as in
+    `compile_engine`.
     """
     from flatline.engine.forecasting.partition_forecasts import compile_kernels
 
@@ -36,8 +37,9 @@ def forecast_opener(process: Process, connect: Connect, frames: FrameKeyring) ->
 
     Raises
     ------
-    SettingsError
-        There is no site key to check frames with, or no key to sign its state with.
+    SettingsError, KeyDamaged, StateUnwritable
+        There is no site key to check frames with; or the key that signs its state cannot be
+        created, can be read by other users or is not a valid key.
     """
     from flatline.engine.roles.forecasting import ForecastConfig, Foreteller
 
@@ -77,6 +79,8 @@ async def usage_from_history(process: Process, log: Log) -> UsageSnapshot:
     ------
     HistoryError, LogError
         The history or the log cannot be read.
+    SettingsError
+        The store of the history cannot be queried.
     """
     asked = usage_queries(now_s=process.clock.now_ms() // 1000)
     async with open_queries(process) as history:
@@ -96,7 +100,7 @@ async def usage_from_history(process: Process, log: Log) -> UsageSnapshot:
 
 
 async def store_report(process: Process, found: Report) -> int:
-    """Write a report's lines to the history, and return their number.
+    """Write a report's lines to the history, and return the number of lines that it accepted.
 
     Raises
     ------

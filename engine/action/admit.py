@@ -91,7 +91,8 @@ def logged(history: History, order: Order, policy: Policy, *, offset: int, time_
     """Return the history with one more order, admitted or not, without orders older than a day.
 
     An order issued under another policy counts against the budgets as if it had been admitted,
-    because only a reader with that policy can check it.
+    because only a reader with that policy can check it. `offset` and `time_ms` are those of its
+    record in the log.
     """
     context = RequestContext(order, history, policy, time_ms, time_ms, {})
     admitted = order.policy != policy.hash or _first_refusal(LOG_RULES, context).admitted
@@ -110,7 +111,8 @@ def closed(history: History, result: OrderResult, *, time_ms: int) -> History:
 
     Planners end a disruptive step as unknown if its deadline passes without a result. So a result
     appended (`time_ms`) more than `RESULT_LATENESS_MS` after the deadline is kept with the outcome
-    "unknown", and the incident stays ended.
+    "unknown", and the incident stays ended. A result for an unknown order, or of another node than
+    the order's, changes nothing.
     """
     key = (result.incident, result.step)
     for index, entry in enumerate(history):
@@ -127,7 +129,8 @@ def closed(history: History, result: OrderResult, *, time_ms: int) -> History:
 def claimed(history: History, claim: Claim, *, time_ms: int) -> History:
     """Return the history with `claim` entered in its order; an order's first claim counts.
 
-    A claim counts only for the node of the order, before the order expires or is closed.
+    A claim counts only for the node of the order, before the order expires or is closed. Otherwise
+    the history is returned unchanged. `time_ms` is the append time of the claim.
     """
     key = (claim.incident, claim.step)
     for index, entry in enumerate(history):

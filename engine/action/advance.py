@@ -44,7 +44,11 @@ QUARANTINER: Final = "planner"
 
 
 def every_incident(state: PlannerState, policy: Policy, now_ms: int) -> Stepped:
-    """Advance the incidents to `now_ms`; check for storms first, because they inhibit orders."""
+    """Advance the incidents to `now_ms`; check for storms first, because they inhibit orders.
+
+    Return the next state and the instructions, in order. An incident that raises an error is given
+    up; the error is journalled, not raised.
+    """
     if not state.live:
         return state, ()
     state, said = storms(state, now_ms)
@@ -105,7 +109,10 @@ def _asked(state: PlannerState) -> tuple[PlannerState, list[Incident]]:
 
 
 def storms(state: PlannerState, now_ms: int, places: Iterable[Place] | None = None) -> Stepped:
-    """Pause each place in which many VMs have faults at once; `places` None checks all."""
+    """Pause each place in which many VMs have faults at once; `places` None checks all.
+
+    Each place must be in `state.trouble`. Return the next state and the instructions.
+    """
     done: list[Instruction] = []
     for place in state.trouble if places is None else dict.fromkeys(places):
         trouble = state.trouble[place]
@@ -176,7 +183,15 @@ def advance(
     now_ms: int,
     other_incidents: OtherIncidents,
 ) -> Stepped:
-    """Advance one incident to `now_ms`: deadlines, back-offs, and the next step."""
+    """Advance one incident to `now_ms`: deadlines, back-offs, and the next step.
+
+    Return the next state and the instructions.
+
+    Raises
+    ------
+    BrokenInvariant
+        The incident would enter an illegal phase.
+    """
     order = incident.order
     if not state.live:
         return state, ()
@@ -243,7 +258,10 @@ def _failed(state: PlannerState, incident: Incident, policy: Policy, now_ms: int
 
 
 def evidence_saved(state: PlannerState, incident: Incident, *, saved: bool, why: str) -> Stepped:
-    """Continue an incident after its evidence was saved, or after saving it failed."""
+    """Continue an incident after its evidence was saved, or after saving it failed.
+
+    `why` is a sentence for the journal. Return the next state and the instructions.
+    """
     said = report(incident, "outcome", "evidence" if saved else "no_evidence", values={"why": why})
     # Saving evidence changed nothing, so no back-off is needed.
     further = replace(
@@ -355,7 +373,11 @@ def _ordered(state: PlannerState, incident: Incident, proposal: Proposal) -> Ste
 def quarantined(
     state: PlannerState, incident: Incident, policy: Policy, now_ms: int, why: str
 ) -> Stepped:
-    """Quarantine a VM until a person ends the quarantine; in mode `observe` only report it."""
+    """Quarantine a VM until a person ends the quarantine; in mode `observe` only report it.
+
+    `why` is the reason, a sentence without its full stop. Return the next state and the
+    instructions.
+    """
     alert = incident.alert
     if alert is None:
         return state, ()

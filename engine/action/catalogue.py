@@ -177,7 +177,10 @@ _DISRUPTIVE_STEPS: Final = 3
 
 
 def read_shipped(name: str) -> str:
-    """Return the text of a policy that comes with Flatline: one of `SHIPPED`."""
+    """Return the text of a policy that comes with Flatline: one of `SHIPPED`.
+
+    Any other name raises `FileNotFoundError`.
+    """
     policies = resources.files("flatline.engine.action").joinpath("policies")
     return policies.joinpath(f"{name}.toml").read_text()
 

@@ -40,7 +40,10 @@ def extend(
     cell: str | None = None,
     detail: Mapping[str, str] | None = None,
 ) -> tuple[Head, JournalEntry]:
-    """Return the new head of the chain and the new entry."""
+    """Return the new head of the chain and the new entry, which is not written yet.
+
+    `time_ms` is the wall clock of the writer.
+    """
     entry = JournalEntry(
         writer=head.writer,
         sequence=head.sequence,

@@ -90,8 +90,12 @@ def hear(
 ) -> Heard:
     """Return the effect of a control record for a reader that holds `controls`.
 
+    A record that is rejected or unreadable raises no error: see `Heard.rejected`.
+
     Parameters
     ----------
+    key, value, headers
+        The parts of the record.
     time_ms
         Append time of the record.
     controls
@@ -130,7 +134,10 @@ def hear(
 
 
 def loosens(control: Control, held: Control | None) -> bool:
-    """Return whether `control` may relax a restriction if it replaces `held`."""
+    """Return whether `control` may relax a restriction if it replaces `held`.
+
+    `held` is the command in force under the same key, None for none.
+    """
     if control.kind not in _RESTRICTIONS or not control.active:
         return True
     if held is None or not held.active:
@@ -259,7 +266,10 @@ def _restriction(key: bytes, error: RecordRejected, *, time_ms: int) -> Control 
 def fold_command(
     controls: Mapping[bytes, Control], key: bytes, heard: Heard
 ) -> Mapping[bytes, Control]:
-    """Return the commands in force by key after one more record."""
+    """Return the commands in force by key after one more record.
+
+    `key` is the key of the record, and `heard` what `hear` returned for it.
+    """
     if heard.command is None:
         return controls
     return with_command(controls, key, heard.command, by_operator=heard.by_operator)

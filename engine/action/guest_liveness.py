@@ -77,7 +77,10 @@ class Guest:
 
 
 def seen(before: Guest | None, now: ObservedGuest) -> Guest:
-    """Return the guest after one more sample; a boot or a new run discards all earlier state."""
+    """Return the guest after one more sample; a boot or a new run discards all earlier state.
+
+    `before` is None for a guest that was not observed yet.
+    """
     run = (now.instance, now.boots_seen)
     if before is None or (before.instance, before.boots_seen) != run:
         before = Guest(*run, now.mono_ns)
@@ -126,7 +129,11 @@ def _after(still: _Still, now: _Still, *, rested_ns: int, most: int) -> _Still:
 def heard(
     guest: Guest, channel: Channel, sign: Sign, *, now_ns: int
 ) -> tuple[Guest, ProbeReport | None]:
-    """Return the guest after an answer or a missing answer, and the report that is due, if any."""
+    """Return the guest after an answer or a missing answer, and the report that is due, if any.
+
+    A missing answer counts only if the guest answered lately. The sign "unknown" changes nothing.
+    `now_ns` is the node's monotonic clock.
+    """
     answers = guest.probe if channel == "probe" else guest.agent
     reported: ProbeReport | None = None
     if sign == "answered":
@@ -149,12 +156,16 @@ def on_bridge(sign: Sign, answered_ns: Mapping[bytes, int], vm: bytes, *, now_ns
     """Return the result of probing one network card; silence counts only if its bridge works.
 
     A disconnected bridge or uplink silences the guest's traffic and its answers alike, so another
-    guest must have answered on the same bridge within `BRIDGE_NS`.
+    guest must have answered on the same bridge within `BRIDGE_NS`. Otherwise silence is "unknown".
 
     Parameters
     ----------
     answered_ns
-        When each guest last answered on the card's bridge.
+        When each guest last answered on the card's bridge, by UUID.
+    vm
+        UUID of the guest with the card.
+    now_ns
+        The clock of `answered_ns`.
     """
     works = any(
         now_ns - moment_ns <= BRIDGE_NS for other, moment_ns in answered_ns.items() if other != vm
@@ -252,10 +263,11 @@ _LINE_CHARACTERS: Final = 200
 
 
 def console_read(guest: Guest, text: str) -> tuple[Guest, str]:
-    """Return the guest after its console was read, and the line of its kernel panic, if new.
+    """Return the guest after its console was read, and the line of its kernel panic, "" if none.
 
     A panic line in the text of a boot's first reading may be of an earlier boot, so it does not
     count. A line is reported once, without control characters and cut to `_LINE_CHARACTERS`.
+    `text` is the end of the console's output.
     """
     line = next((one for one in reversed(text.splitlines()) if _PANIC in one), "")
     if guest.console_old is None:

@@ -89,19 +89,19 @@ class Incident:
 
     @property
     def kind(self) -> str:
-        """The kind of fault: from the newest alert, else from the newest order."""
+        """The kind of fault: from the newest alert, else from the newest order; "" without both."""
         if self.alert is not None:
             return self.alert.kind
         return "" if self.order is None else self.order.kind
 
     @property
     def step(self) -> int:
-        """The number of the next order."""
+        """The number of the next order, from 0."""
         return 0 if self.order is None else self.order.step + 1
 
     @property
     def last_ms(self) -> int:
-        """The newest time in the alert and the order, ms."""
+        """The newest time in the alert and the order, ms; 0 without both."""
         return max(
             0 if self.alert is None else self.alert.decided_ms,
             0 if self.order is None else self.order.deadline_ms,

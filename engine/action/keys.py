@@ -106,12 +106,22 @@ class Trust(Protocol):
     """Provides the keys trusted now: fixed `TrustedKeys`, or a folder that may change."""
 
     def current(self) -> TrustedKeys:
-        """Return the keys trusted now."""
+        """Return the keys trusted now.
+
+        If a changed folder cannot be read, this is logged, and the keys read before stay in force.
+        """
         ...
 
 
 def check_life(name: str, *, trusted: TrustedKeys, time_ms: int) -> None:
     """Reject a record whose key had expired at the record's append time.
+
+    Parameters
+    ----------
+    name
+        The `key_id` of the key.
+    time_ms
+        Append time of the record.
 
     Raises
     ------
@@ -140,8 +150,9 @@ def open_entry(value: bytes, headers: Headers, *, trusted: TrustedKeys, time_ms:
     Raises
     ------
     RecordRejected
-        The signature is missing or wrong, or its key has expired or may not sign this entry. A
-        planner's key may sign only orders; an agent's key only claims and results of its nodes.
+        The signature is missing or wrong, or its key has expired or may not sign this entry; or the
+        value is no such entry. A planner's key may sign only orders; an agent's key only claims and
+        results of its nodes.
     """
     entry, name = decode_order(value, headers, trusted={**trusted.planners, **trusted.agents})
     allowed = trusted.planners if isinstance(entry, Order) else trusted.agents
@@ -226,7 +237,7 @@ def public_key_pem(key: Ed25519PublicKey) -> bytes:
 
 
 def parse_private_key(pem: bytes, *, source: str) -> Ed25519PrivateKey:
-    """Return the private key in a PEM text.
+    """Return the private key in a PEM text; `source` is its origin, for messages.
 
     Raises
     ------
@@ -243,7 +254,7 @@ def parse_private_key(pem: bytes, *, source: str) -> Ed25519PrivateKey:
 
 
 def parse_public_key(pem: bytes, *, source: str) -> Ed25519PublicKey:
-    """Return the public key in a PEM text.
+    """Return the public key in a PEM text; `source` is its origin, for messages.
 
     Raises
     ------

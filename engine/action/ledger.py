@@ -131,7 +131,7 @@ class Ledger:
         return self.positions[-1] if self.positions else None
 
     def holds(self, key: Key) -> bool:
-        """Return whether the step was ever accepted."""
+        """Return whether the step (incident, step number) was ever accepted."""
         return key in self.steps
 
     def unmarked(self) -> tuple[StepEntry, ...]:
@@ -253,10 +253,12 @@ def log_seen(
     A log cannot be trusted for budgets and control commands if it is new, if it lost orders of the
     last day or unread orders, or if it was truncated or replaced. The agent then only observes for
     `observe_s`. If the log was truncated or replaced, as by a restore from a backup, the agent
-    observes for at least a day.
+    observes for at least a day. The caller enters the entry.
 
     Parameters
     ----------
+    identity
+        The identity of the log, as returned by `Log.identity`.
     bounds, control
         The offsets that the topics of orders and of control hold.
     found
@@ -309,7 +311,11 @@ def _judged(
 
 
 def watching(name: str, *, watch_s: int) -> str:
-    """Return the sentence of that name, with the agent's reaction."""
+    """Return the sentence of that name, with the agent's reaction.
+
+    `name` is a key of `SENTENCES` about a log. The agent only observes for `watch_s`; 0 is not at
+    all.
+    """
     then = (
         f": the agent only observes for {watch_s / 3600:g} h"
         if watch_s
@@ -321,14 +327,18 @@ def watching(name: str, *, watch_s: int) -> str:
 def is_behind(ledger: Ledger, claims: Iterable[Key]) -> bool:
     """Return whether the log holds claims of this node that are missing from the ledger.
 
-    An agent enters a step in its ledger before it claims the step in the log, so a missing step
-    shows that the ledger is an old copy. A ledger without any step is a new one.
+    `claims` are pairs of incident and step number. An agent enters a step in its ledger before it
+    claims the step in the log, so a missing step shows that the ledger is an old copy. A ledger
+    without any step is a new one.
     """
     return bool(ledger.steps) and any(not ledger.holds(key) for key in claims)
 
 
 def spent(ledger: Ledger, *, dry_run: bool) -> tuple[Spent, ...]:
-    """Return the disruptive steps of this node that count against limits, oldest first."""
+    """Return the disruptive steps of this node that count against limits, oldest first.
+
+    These are either the dry runs or the real steps. Steps that ended "elsewhere" do not count.
+    """
     entries = (entry for entry in ledger.steps.values() if entry.state != "elsewhere")
     found = (
         Spent(entry, ledger.accepted_ms[entry.key], ledger.outcomes.get(entry.key, entry).state)

@@ -23,7 +23,11 @@ _SLACK_MS: Final = MAX_LIFETIME_MS
 def within_limits(
     ledger: Ledger, order: Order, limits: Limits, *, now_ms: int, dry_run: bool
 ) -> Admission:
-    """Return whether the steps counted in the ledger allow `order` to be carried out now."""
+    """Return whether the steps counted in the ledger allow `order` to be carried out now.
+
+    Only steps with the same `dry_run` are counted, without that of `order`. `now_ms` is the wall
+    clock of the agent.
+    """
     if order.action not in DISRUPTIVE:
         return Admission(True, "admitted", SENTENCES["admitted"])
     key = (order.incident, order.step)

@@ -70,7 +70,10 @@ def _lifetime(context: RequestContext) -> Said | None:
 
 
 def append_time(context: RequestContext) -> Said | None:
-    """Refuse if the append time contradicts the order's own times: all limits use append times."""
+    """Refuse if the append time contradicts the order's own times: all limits use append times.
+
+    Return the name of the refusal's sentence and its values, None to admit.
+    """
     order, at_ms = context.order, context.at_ms
     if at_ms < order.issued_ms - CLOCK_SLACK_MS:
         return "appended_early", {"early_s": (order.issued_ms - at_ms) / 1000}
@@ -93,7 +96,10 @@ def _target(context: RequestContext) -> Said | None:
 
 
 def duplicate(context: RequestContext) -> Said | None:
-    """Refuse a second order for a step: the first one in the log counts."""
+    """Refuse a second order for a step: the first one in the log counts.
+
+    Return the name of the refusal's sentence and its values, None to admit.
+    """
     key = (context.order.incident, context.order.step)
     if any((e.order.incident, e.order.step) == key for e in context.earlier):
         return "duplicate", {"step": context.order.step}

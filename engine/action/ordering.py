@@ -106,7 +106,7 @@ def propose_undo(incident: Incident, around: OrderContext, policy: Policy) -> Pr
     """Return the order that reverts a migration which overloaded its target.
 
     The order contains the newest load of both nodes, and the node and run in which the engine saw
-    the VM after the migration.
+    the VM after the migration. Without any of these the proposal has no order and an empty rule.
     """
     done, alert = incident.order, incident.alert
     found = alert.resolution if alert else None

@@ -43,7 +43,7 @@ _RECOVERY_MS: Final = 30 * 86_400_000
 
 
 def step(state: PlannerState, event: PlannerEvent, policy: Policy) -> Stepped:
-    """Return the next state and the instructions, in order.
+    """Return the state after `event` and the instructions, in order.
 
     Raises
     ------

@@ -142,8 +142,9 @@ def last_check(
 ) -> Callable[[PreflightSample], str | None]:
     """Return the check of the sample right before the call.
 
-    The check returns a sentence to forbid the call. To pass, the sample must equal the last one of
-    `samples` in all counters that only a live guest moves.
+    The check returns a sentence to forbid the call, None to allow it. To pass, the sample must
+    equal the last one of `samples` in all counters that only a live guest moves. `samples` are
+    those that `judge` allowed, oldest first.
     """
 
     def check(last: PreflightSample) -> str | None:
@@ -161,7 +162,7 @@ def last_check(
 
 
 def shape(samples: Sequence[PreflightSample]) -> CpuShape:
-    """Return how the vCPUs behaved between the first and the last sample.
+    """Return how the vCPUs behaved between the first and the last sample; "unknown" without times.
 
     If one vCPU spins and all others are idle, the shape is `one_core`. For a VM with a single vCPU,
     `_same_shape` also accepts `all_cores`.
@@ -182,6 +183,8 @@ def left_by_reset(sample: PreflightSample, *, instance: int | None) -> bool:
     """Return whether this run of the VM was reset after its own crash and waits for its resume.
 
     A pause by a person has another reason, and a crash without a reset has another state.
+    `instance` is the run of the VM in the order; None (an entry of an earlier release) matches
+    none.
     """
     paused = sample.state == "paused" and sample.state_reason == "crashed"
     return paused and sample.instance == instance and not sample.opted_out

@@ -128,7 +128,11 @@ def effective_mode(
     action: Action,
     now_ms: int,
 ) -> Mode:
-    """Return the strictest mode: a control record may tighten the policy but never relax it."""
+    """Return the strictest mode: a control record may tighten the policy but never relax it.
+
+    `controls` are the control records by key, and `tenant` is None if it is unknown. `now_ms`
+    decides which of the records are in force.
+    """
     modes = [policy.mode(tenant=tenant, action=action)]
     modes += [
         control.mode or "observe"

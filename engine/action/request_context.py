@@ -57,7 +57,8 @@ class RequestContext:
     def spent(self, *, within_ms: int = DAY_MS) -> list[Logged]:
         """Return the recent orders that use budgets: disruptive, admitted, with equal `dry_run`.
 
-        The list is empty if this order is not disruptive, because it then uses no budget.
+        Recent are those appended within `within_ms` before this order. The list is empty if this
+        order is not disruptive, because it then uses no budget.
         """
         return [entry for entry in self._spent if entry.time_ms > self.at_ms - within_ms]
 

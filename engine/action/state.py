@@ -107,7 +107,18 @@ def report(
     page: bool = False,
     values: Mapping[str, object] | None = None,
 ) -> WriteJournal:
-    """Return the journal entry for `rule`, with its sentence filled in from the incident."""
+    """Return the journal entry for `rule`, with its sentence filled in from the incident.
+
+    Parameters
+    ----------
+    rule
+        A key of `SENTENCES`.
+    page
+        Whether a person must be notified.
+    values
+        Values of the placeholders other than `vm`, `action` and `kind`; one that lacks a value
+        raises `KeyError`.
+    """
     order, alert = incident.order, incident.alert
     known = {
         "vm": order.vm if order else alert.subject if alert else "the VM",

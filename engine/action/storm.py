@@ -51,7 +51,7 @@ class Trouble:
 
 
 def places_of(alert: Alert) -> Iterable[Place]:
-    """Return the places whose VMs `alert` concerns."""
+    """Return the places (scope and name) whose VMs `alert` concerns."""
     yield "cell", alert.cell
     if alert.scope in ("pool", "network"):
         yield ("pool" if alert.scope == "pool" else "network"), alert.subject
@@ -62,7 +62,7 @@ def places_of(alert: Alert) -> Iterable[Place]:
 
 
 def troubled(trouble: Trouble | None, alert: Alert) -> Trouble:
-    """Return the trouble of a place after `alert`.
+    """Return the trouble of a place after `alert`; `trouble` None is a place without any so far.
 
     Suppressed alerts count, since a suppressed alert does not mean a healthy VM. Pending alerts do
     not: a single unusual sample is no fault yet. Alerts about a host do not, since its VMs have

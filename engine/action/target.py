@@ -79,7 +79,7 @@ def with_load(
 
     A load older than `_REPORTED_MS` may come from a copied record and changes nothing. With
     `MAX_CELLS` cells, those that were not reported lately make room for a new cell. If all of them
-    were, the new cell is left out; see `has_room`.
+    were, the new cell is left out; see `has_room`. `now_ms` is the wall clock.
     """
     held = loads.get(cell)
     newer = held is not None and load.minute_ms < held.minute_ms <= now_ms + CLOCK_SLACK_MS
@@ -136,6 +136,15 @@ def choose_target(
 
     Ties go to the first name, so that every planner chooses the same. A node with unknown (NaN)
     load, or with free memory not known to be enough, is never chosen.
+
+    Parameters
+    ----------
+    load
+        Load of the cell; None or one that is not recent leads to no choice.
+    source
+        The node on which the VM runs now.
+    avoid
+        Nodes that must not be chosen.
     """
     if load is None or not load.fresh(now_ms=now_ms):
         return Choice(None, "no_load", SENTENCES["no_load"].format(cell=cell))
@@ -167,8 +176,9 @@ def choose_target(
 def worsened(load: CellLoad | None, *, target: str, limits: Limits, since_ms: int) -> bool | None:
     """Return whether a migration at `since_ms` overloaded its target; None if not known yet.
 
-    The result is known once the load of a whole minute since then was read. A target is chosen only
-    if its load stays within the limit, so a load above limit plus margin is an overload.
+    The result is known once the load of a whole minute since then was read. It stays None while the
+    load of the target is unknown. A target is chosen only if its load stays within the limit, so a
+    load above limit plus margin is an overload.
     """
     if load is None or load.minute_ms < since_ms + 60_000:
         return None

@@ -79,7 +79,7 @@ def gained(before: Sequence[int], after: Sequence[int]) -> list[int]:
 
 
 def witnesses(shape: CpuShape, samples: Sequence[PreflightSample], signs: Signs) -> tuple[str, ...]:
-    """Return the names of the witnesses seen on this node.
+    """Return the names of the witnesses seen on this node; `samples` are ordered oldest first.
 
     `activity` is always included: the caller has already refused if the guest moved any counter.
     """
@@ -88,7 +88,10 @@ def witnesses(shape: CpuShape, samples: Sequence[PreflightSample], signs: Signs)
 
 
 def lacking(shape: CpuShape, samples: Sequence[PreflightSample], signs: Signs) -> str:
-    """Return a sentence on why no second witness is seen, and how to get one."""
+    """Return a sentence on why no second witness is seen, and how to get one.
+
+    `samples` has at least one sample, the newest last.
+    """
     last, why = samples[-1], []
     if len(last.vcpu_time_ns) < 2:
         why.append("the VM has one vCPU")

@@ -34,7 +34,7 @@ _O: Final = aggregates_layout.OUT
 
 
 def is_correlated(table: VmTable, index: int) -> bool:
-    """Return whether the silence of the VM in a row is shared with many other VMs."""
+    """Return whether the silence of the VM in row `index` is shared with many other VMs."""
     return bool(table.vitals[index, aggregates_layout.FIELD["shared"]] > 0.0)
 
 
@@ -48,7 +48,16 @@ def judge_aggregates(
 ) -> Verdict | None:
     """Return the verdict on a VM's silence from its totals, None where they support no fault.
 
-    `others` is the evidence of all witnesses but activity.
+    Parameters
+    ----------
+    table, index
+        The VM table of the node, and the row of the VM in it, from 0.
+    seen
+        Evidence snapshot of the VM at this window.
+    others
+        Evidence of all witnesses but activity.
+    cautious
+        Reasons that forbid to suggest an action but not the alert.
     """
     sign = {name: float(table.signs[index, row]) for name, row in _O.items()}
     silence = min(sign["silence_nats"], configuration.totals_silence_cap_nats)

@@ -117,7 +117,7 @@ class Vm(
     known_ms: int = 0
 
     def inhibited_by(self, time_ms: int) -> list[str]:
-        """Return the reasons that explain a silence at `time_ms`, in alphabetical order."""
+        """Return the reasons that explain a silence at `time_ms` (append time), sorted."""
         return sorted(
             reason
             for reason, until_ms in self.inhibitions.items()
@@ -262,7 +262,10 @@ class OutOfOrder(msgspec.Struct):
         self.most_ms = max(self.most_ms, gap_ms)
 
     def turn(self, time_ms: int, window_ms: int) -> None:
-        """Start a new period if the current one is over; drop data older than two periods."""
+        """Start a new period if the current one is over; drop data older than two periods.
+
+        `time_ms` is append time, and `window_ms` the length of a period.
+        """
         if time_ms - self.since_ms >= window_ms:
             self.before_ms, self.now_ms, self.most_ms = self.now_ms, 0, 0
             self.since_ms = time_ms
@@ -340,7 +343,7 @@ class Cell:
         self._live: tuple[set[str], int] | None = None
 
     def locate(self, vm: bytes) -> tuple[Node, VmTable, int] | None:
-        """Return the node, VM table and row of a VM, None if no node has reported it."""
+        """Return the node, VM table and row (from 0) of a VM; None if no node has reported it."""
         known = self.vms.get(vm)
         if known is None:
             return None
@@ -371,7 +374,7 @@ class Cell:
         self.nodes_changed()
 
     def interval_ms(self) -> int:
-        """Return the longest sampling interval of the cell's live nodes."""
+        """Return the longest sampling interval of the cell's live nodes; 1000 if it has none."""
         return self._look_up()[1]
 
     def all_reported(self) -> bool:

@@ -299,16 +299,22 @@ class Configuration:
 
     @property
     def alert_nats(self) -> float:
-        """Return the score from which an alert is raised."""
+        """Return the score in nats from which an alert is raised."""
         return -math.log(self.alert_error_rate)
 
     def totals_nats(self, hypothesis: str) -> float:
-        """Return the score from which totals alone make a verdict of this hypothesis."""
+        """Return the score in nats from which totals alone make a verdict of this hypothesis.
+
+        `hypothesis` is the name of a field `totals_{hypothesis}_rate`, such as "order" or "stuck".
+        """
         rate: float = getattr(self, f"totals_{hypothesis}_rate")
         return -math.log(rate)
 
     def order_nats(self, shape: str) -> float:
-        """Return the score from which an action may be suggested for this CPU shape."""
+        """Return the score in nats from which an action may be suggested for this CPU shape.
+
+        `shape` is a `CpuShape`; only "one_core" has a limit of its own.
+        """
         one_core = shape == "one_core"
         return -math.log(self.one_core_error_rate if one_core else self.order_error_rate)
 

@@ -35,7 +35,10 @@ def end_departed(cell: Cell, now: Now) -> Iterator[Ended]:
 
 
 def end_of_vms(cell: Cell, uuids: list[bytes], why: str) -> Iterator[Ended]:
-    """Forget VMs and end their alerts."""
+    """Forget VMs and end their alerts; `why` is the reason in words that the alerts state.
+
+    The VMs are forgotten only when the iterator is exhausted.
+    """
     for uuid in uuids:
         for key in (key_of("vm", text_of(uuid)), notice_key(Kind.DUPLICATE_VM, text_of(uuid))):
             yield from _ended(cell.incidents.get(key), why)

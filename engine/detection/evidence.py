@@ -120,7 +120,7 @@ class Picture(NamedTuple):
 def picture(
     node: Node, table: VmTable, index: int, vm: Vm, configuration: Configuration
 ) -> Picture:
-    """Return the evidence snapshot of the VM in one row."""
+    """Return the evidence snapshot of the VM in row `index` of its node's table."""
     # All figures are converted at once: converting a single one costs as much.
     figures: list[float] = table.floats[:, index].tolist()
     numbers: list[int] = table.integers[:, index].tolist()
@@ -266,6 +266,17 @@ def cpu_shape(
     """Classify the CPU use of a VM, which includes the cores that it waited for.
 
     A guest with one vCPU that uses it fully is `all_cores`: there is no other vCPU to compare.
+
+    Parameters
+    ----------
+    cpu
+        Use in cores; None if unknown, which gives "unknown".
+    vcpus
+        Number of vCPUs.
+    busy
+        Number of busy vCPUs, -1 if unknown.
+    busiest
+        Use of the busiest vCPU in cores, NaN if unknown.
     """
     if cpu is None:
         return "unknown"
@@ -364,7 +375,10 @@ def explanations(vm: Vm, *, state: int, job_active: bool, time_ms: int) -> list[
 def vetoes(
     cell: Cell, node: Node, vm: Vm, seen: Picture, *, time_ms: int
 ) -> tuple[list[str], list[str]]:
-    """Return the reasons that explain the silence, and those that only forbid a suggestion."""
+    """Return the reasons that explain the silence, and those that only forbid a suggestion.
+
+    `time_ms` is append time.
+    """
     explained = explanations(vm, state=seen.state, job_active=seen.job_active, time_ms=time_ms)
     if seen.crashed or seen.reported in {"panicked", "crashed"}:
         # The crash itself paused or stopped this VM, not an operator.

@@ -322,7 +322,11 @@ def _disown(cell: Cell, former: Node, table: VmTable, vm: bytes) -> None:
 
 
 def set_inhibitions(cell: Cell, held: dict[bytes, bool]) -> None:
-    """Mark the rows with an explained silence, so that it is not learned as usual."""
+    """Mark the rows with an explained silence, so that it is not learned as usual.
+
+    `held` states for each VM, by its UUID, whether its silence is explained. All rows that it does
+    not name as explained are unmarked.
+    """
     for table in cell.tables.values():
         table.hold[...] = 0
     for vm, is_held in held.items():

@@ -36,7 +36,10 @@ def new_forest() -> HalfSpaceForest:
 
 
 def score_gated(cell: Cell) -> None:
-    """Score the samples of this window that surprised a baseline, then train their class."""
+    """Score the samples of this window that surprised a baseline, then train their class.
+
+    The scores, 0 to 1, are stored in the row `forest_score` of each table; other rows keep theirs.
+    """
     for name in sorted(cell.tables):
         table = cell.tables[name]
         size = len(table)
@@ -64,7 +67,10 @@ def score_gated(cell: Cell) -> None:
 
 
 def opinion(table: VmTable, index: int) -> EvidenceItem | None:
-    """Return how strange the VM's last surprising sample was for its class; None if not scored."""
+    """Return how strange the VM's last surprising sample was for its class; None if not scored.
+
+    `index` is the row of the VM, from 0. The evidence has no nats: it does not change a verdict.
+    """
     score = table.figure("forest_score", index)
     if not score >= 0.0:
         return None

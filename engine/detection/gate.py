@@ -59,7 +59,10 @@ class Candidate(NamedTuple):
 
 
 def judge_gate(cell: Cell, now: Now) -> Iterator[Outcome]:
-    """Open new common causes, and end those whose members move again."""
+    """Open new common causes, and end those whose members move again.
+
+    Apply each outcome before requesting the next one, as `incidents.settle` does.
+    """
     yield from _release(cell, now)
     explained = {vm for cause in cell.common_causes.values() for vm in cause.members}
     found = list(_candidates(cell, explained, now.configuration))
@@ -79,7 +82,7 @@ def explains(
 
     A cause does not explain a silence that was published and began more than `gate_earlier_s`
     before the cause. Nor does it explain the silence of a VM that still worked long after the cause
-    began, if most other VMs have moved since.
+    began, if most other VMs have moved since. `onset_ms` is the event time at which it began.
     """
     for cause in cell.common_causes.values():
         if vm not in cause.members:

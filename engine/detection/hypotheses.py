@@ -75,7 +75,8 @@ def judge_vm(
 def suggested(evidence: tuple[EvidenceItem, ...], refusals: list[str]) -> Suggestion:
     """Return the allowed suggestion for a guest that the test considers dead.
 
-    Without a second witness a person must inspect the guest, however high its score is.
+    Without a second witness a person must inspect the guest, however high its score is. With any
+    name in `refusals`, the reasons against an action, the suggestion is "alert".
     """
     if refusals:
         return "alert"

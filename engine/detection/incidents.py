@@ -56,7 +56,7 @@ def settle(cell: Cell, outcomes: Iterable[Outcome], now: Now) -> list[Alert]:
 
 
 def confidence(score: float, configuration: Configuration) -> float:
-    """Return the probability of a fault at this score, from the prior odds."""
+    """Return the probability of a fault (0 to 1) at this score in nats, from the prior odds."""
     return round(1.0 / (1.0 + math.exp(min(60.0, configuration.prior_nats - score))), 4)
 
 

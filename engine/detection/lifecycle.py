@@ -47,7 +47,11 @@ _SIGNS = frozenset(
 
 
 def take_inventory(cell: Cell, frame: Frame, *, time_ms: int) -> int:
-    """Store each item as the definition of its VM; return how many are for other nodes' VMs."""
+    """Store each item as the definition of its VM; return how many are for other nodes' VMs.
+
+    An item of another node's VM is kept until that node takes the VM over. `time_ms` is append
+    time.
+    """
     name, foreign = frame.header.node, 0
     for item in frame.inventory:
         vm = _known(cell, item.vm, time_ms=time_ms)
@@ -84,7 +88,7 @@ def _describe(vm: Vm, item: InventoryItem) -> None:
 
 
 def arrived(cell: Cell, vm: Vm, name: str, now: Now) -> None:
-    """Apply what a node reported about a VM before it took the VM over."""
+    """Apply what the node `name` reported about a VM before it took the VM over."""
     time_ms, configuration = now
     item, kind = vm.offers.get(name), vm.arrivals.get(name)
     vm.offers, vm.arrivals = {}, {}

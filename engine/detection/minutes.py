@@ -141,7 +141,7 @@ def _features(table: VmTable) -> np.ndarray[tuple[int, int], np.dtype[np.float32
 
 
 def class_indices(table: VmTable) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Return, per row, the workload class of its VM by mean CPU share."""
+    """Return, per row in use, the index in `CLASSES` of its VM's class by mean CPU share."""
     size = len(table)
     mean = table.baseline[:, 0].reshape(-1)[:size]
     share = mean / np.maximum(table.numbers("vcpus")[:size], 1)

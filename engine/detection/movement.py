@@ -19,7 +19,11 @@ _COUNTED = {
 
 
 def subjects(cell: Cell, scope: str, vm: bytes) -> tuple[str, ...]:
-    """Return the shared resources of one scope that a VM of the cell uses."""
+    """Return the names of the shared resources of one scope that a VM of the cell uses.
+
+    `scope` is "pool", "network" or "host"; any other scope is the cell itself. The cell must know
+    the VM.
+    """
     known = cell.vms[vm]
     if scope == "pool":
         return known.pools
@@ -31,7 +35,7 @@ def subjects(cell: Cell, scope: str, vm: bytes) -> tuple[str, ...]:
 
 
 def reporting(cell: Cell) -> dict[str, VmTable]:
-    """Return the rows of nodes that report, sorted by name."""
+    """Return the VM tables of the nodes that report, by the node's key and sorted by it."""
     return {
         name: table for name, table in sorted(cell.tables.items()) if not cell.nodes[name].silent
     }
@@ -62,7 +66,10 @@ def _is_reported(table: VmTable, signal: str) -> NDArray[np.bool_]:
 
 
 def moving(table: VmTable, node: Node, signal: str, *, samples: int = 2) -> NDArray[np.bool_]:
-    """Return, per row in use, whether it usually moves and did in one of the newest `samples`."""
+    """Return, per row in use, whether it usually moves and did in one of the newest `samples`.
+
+    `signal` is a key of `SHARES`: "disk", "tx" or "life", which is any of both.
+    """
     size, is_reported = len(table), _is_reported(table, signal)
     often = (table.row(SHARES[signal])[:size] >= 0.5) & meant_to_run(table) & is_reported
     if signal == "tx":

@@ -100,12 +100,21 @@ def text_of(uuid: bytes) -> str:
 
 
 def uuid_of(text: str) -> bytes:
-    """Return the UUID of a VM in the form of alerts as bytes."""
+    """Return the UUID of a VM in the form of alerts as bytes.
+
+    Raises
+    ------
+    ValueError
+        The text has other characters than hex digits and hyphens; its length is not checked.
+    """
     return bytes.fromhex(text.replace("-", ""))
 
 
 def key_of(scope: str, subject: str) -> str:
-    """Return the key in a cell of a subject's incident; notices have keys of their own."""
+    """Return the key in a cell of a subject's incident; notices have keys of their own.
+
+    `scope` is the scope of the alert. The subject of scope "vm" is the UUID text, else a name.
+    """
     return f"{scope}/{subject}"
 
 

@@ -35,7 +35,7 @@ _ARRIVALS: Final = frozenset({"started", "migrated_in"})
 
 
 def may_speak(cell: Cell, vm: Vm, name: str) -> bool:
-    """Return whether the collector of a node may report on a VM now."""
+    """Return whether the collector of the node `name` may report on a VM now."""
     owner = cell.nodes.get(vm.node)
     return owner is None or owner.name == name or is_absent(vm, owner)
 
@@ -46,14 +46,15 @@ def is_absent(vm: Vm, owner: Node) -> bool:
 
 
 def may_mark(cell: Cell, vm: Vm, name: str) -> bool:
-    """Return whether a node's agent may have acted on a VM, which runs or ran there."""
+    """Return whether the agent of node `name` may have acted on a VM, which runs or ran there."""
     return name == vm.former or may_speak(cell, vm, name)
 
 
 def may_hear(cell: Cell, vm: Vm, name: str, *, time_ms: int) -> bool:
-    """Return whether a node's agent may have received an answer of a guest.
+    """Return whether the agent of the node `name` may have received an answer of a guest.
 
     The VM runs on this node, a roster of the node lists it, or it is moving away from the node.
+    `time_ms` is append time.
     """
     home = cell.nodes.get(vm.node)
     moves = vm.gone_ms > 0 or vm.left_by_command or "migration" in vm.inhibited_by(time_ms)
@@ -68,7 +69,10 @@ def may_hear(cell: Cell, vm: Vm, name: str, *, time_ms: int) -> bool:
 
 
 def remember_item(vm: Vm, name: str, item: InventoryItem) -> None:
-    """Store another node's inventory item of a VM until that node takes the VM over."""
+    """Store an inventory item of a VM from another node, `name`, until that node takes the VM over.
+
+    At most a few nodes are remembered for each VM; the items of further ones are ignored.
+    """
     if max(len(item.disks), len(item.nics)) > MAX_PLACES_OF_VM:
         disks, nics = _some(item.disks), _some(item.nics)
         item = msgspec.structs.replace(item, disks=disks, nics=nics)
@@ -82,7 +86,10 @@ def _some(devices: dict[str, str]) -> dict[str, str]:
 
 
 def remember_event(vm: Vm, name: str, event: Event) -> None:
-    """Store how a VM came to another node until that node takes it over."""
+    """Store how a VM came to another node, `name`, until that node takes it over.
+
+    Events of other kinds are ignored, and so are further nodes beyond a few for each VM.
+    """
     known = name in vm.arrivals or len(vm.arrivals) < _OFFERS_KEPT
     if event.kind in _ARRIVALS and known:
         vm.arrivals = {**vm.arrivals, name: event.kind}
@@ -104,7 +111,7 @@ def moves_to(cell: Cell, vm: Vm, node: Node, *, here: bool) -> bool:
 
 
 def note_twice(cell: Cell, vm: Vm, node: Node, *, time_ms: int) -> None:
-    """Record that a node runs a VM that another node runs too."""
+    """Record that a node runs a VM that another node runs too, since the append time `time_ms`."""
     if not vm.twice:
         vm.twice, vm.twice_ms = node.key, time_ms
     cell.watched.add(vm.uuid)
@@ -215,7 +222,7 @@ def _stepped(node: Node) -> Finding:
 
 
 def log_stepped(cell: Cell, by_ms: int, *, time_ms: int) -> Finding:
-    """Return that the log's clock was ahead for a time and is correct again."""
+    """Return that the log's clock was ahead by `by_ms` and is correct again since `time_ms`."""
     return Finding(
         scope="cell",
         subject=cell.name,

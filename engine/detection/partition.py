@@ -60,7 +60,10 @@ class Output(NamedTuple):
 
 
 def decoded(record: Record) -> Frame:
-    """Return the frame of a record without checking its writer, for replays and recordings."""
+    """Return the frame of a record without checking its writer, for replays and recordings.
+
+    It raises `RecordRejected` if the value is not a frame.
+    """
     return decode_frame(record.value, widen)
 
 

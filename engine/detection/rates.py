@@ -91,6 +91,9 @@ def fold_rows(
     dt_s
         Time since the node's last frame on its own monotonic clock; None where there is
         no interval (first frame of a run, clock that went back): no rates, no silence.
+    sequence, event_ms
+        Sequence and event time of the first sample that the frame covers: its own, or that of the
+        first lost frame before it. A silence that this frame shows began there.
     """
     _take_device_sets(table, rows)
     _take_rows(table, rows, has_interval=dt_s is not None)

@@ -48,7 +48,11 @@ class _Examined(NamedTuple):
 
 
 def follow_vm(cell: Cell, incident: Incident, vm: Vm, now: Now) -> Outcome:
-    """End a VM's incident that was not found again in this window, or let it go on."""
+    """End a VM's incident that was not found again in this window, or let it go on.
+
+    The outcome is `Ended`, `Calmed` or `Continued`. `incident` is changed in place: since when the
+    VM is healthy, and the reported action.
+    """
     configuration = now.configuration
     _take_action(incident, vm)
     located = cell.locate(vm.uuid)

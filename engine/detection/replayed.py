@@ -18,7 +18,15 @@ class Replay(NamedTuple):
 
 
 def run_records(records: Iterable[Record], configuration: Configuration | None = None) -> Replay:
-    """Return the alerts of `records` of one partition, and the digest of the state."""
+    """Return the alerts of `records` of one partition, and the digest of the state.
+
+    The writers of the records are not verified. Without `configuration` the defaults apply.
+
+    Raises
+    ------
+    FoldFailed
+        A record could not be folded because of an error in the code.
+    """
     partition = Partition(Configuration() if configuration is None else configuration)
     alerts = [
         output.alert

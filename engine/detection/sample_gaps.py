@@ -21,7 +21,10 @@ _LISTED = 64
 def silence_of(
     cell: Cell, node: Node, *, position: SamplePosition, onset_ms: int, silent_s: float
 ) -> Finding:
-    """Return the finding of a node that took no sample after `position`."""
+    """Return the finding of a node that took no sample after `position`.
+
+    `onset_ms` is the time of that sample by the node's clock, `silent_s` the length of the silence.
+    """
     table = cell.tables[node.key]
     return Finding(
         scope="host",

@@ -16,12 +16,16 @@ _CPU = {
 
 
 def name_of(vm: Vm, text: str) -> str:
-    """Return the VM's name, or its UUID while its definition is unknown."""
+    """Return the VM's name, or its UUID in `text` while its definition is unknown."""
     return vm.name or text
 
 
 def of_verdict(name: str, node: str, verdict: Verdict, seen: Picture, *, way: str = "") -> str:
-    """Return the sentence of a VM's verdict; `way` names how to add a witness."""
+    """Return the sentence of a VM's verdict.
+
+    `name` and `node` are those of the VM. `way` names in words how to add a witness, as
+    `coverage.ways` does; empty leaves the advice out.
+    """
     meaning = verdict.kind.fault.meaning
     if verdict.kind is Kind.BOOT_STUCK:
         return (
@@ -77,7 +81,11 @@ def _odds(nats: float) -> str:
 def of_common_cause(
     *, scope: str, subject: str, signal: str, count: int, active: int, cell: str
 ) -> str:
-    """Return the sentence of a silence that many VMs share."""
+    """Return the sentence of a silence that many VMs share.
+
+    `scope` is "pool", "network", "host" or "cell", and `signal` is "disk", "tx" or "life". `count`
+    of the `active` VMs of the subject fell silent.
+    """
     what = {
         "disk": "lost disk I/O together",
         "tx": "stopped sending together",
@@ -97,7 +105,7 @@ def of_common_cause(
 
 
 def of_silent_node(*, node: str, silent_s: float, count: int) -> str:
-    """Return the sentence of a node that no longer reports."""
+    """Return the sentence of a node that no longer reports; `count` is the number of its VMs."""
     return (
         f"Node {node} has not reported for {silent_s:.0f} s. Its {count} VMs are not visible and "
         "not judged."
@@ -105,7 +113,7 @@ def of_silent_node(*, node: str, silent_s: float, count: int) -> str:
 
 
 def of_silent_cell(*, cell: str, nodes: int, silent_s: float) -> str:
-    """Return the sentence of a cell whose nodes fell silent together."""
+    """Return the sentence of a cell of which this number of nodes fell silent together."""
     return (
         f"{nodes} nodes of cell {cell} have not reported for {silent_s:.0f} s. Telemetry is "
         "unavailable, so their VMs are not judged."
@@ -115,7 +123,11 @@ def of_silent_cell(*, cell: str, nodes: int, silent_s: float) -> str:
 def of_contention(
     *, name: str, node: str, share: float, busy: float, seconds: float, calm: str
 ) -> str:
-    """Return the sentence of a VM that waits for its node's CPU."""
+    """Return the sentence of a VM that waits for its node's CPU.
+
+    `share` (0 to 1) is what it waits for of the CPU that it requests, `busy` (0 to 1) the load of
+    the node for `seconds`, and `calm` the name of a node with room.
+    """
     return (
         f"{name} waits for {share:.0%} of the CPU it requests, more than any other VM of {node}. "
         f"The node has been {busy:.0%} busy for {seconds:.0f} s, while {calm} has room. The node "

@@ -39,7 +39,7 @@ class _Suspect(NamedTuple):
 
 
 def judge_trends(cell: Cell, found: set[bytes], now: Now) -> Iterator[Finding]:
-    """Yield the slow faults; add the VMs with one to `found`."""
+    """Yield the slow faults; add the UUIDs of the VMs with one to `found`."""
     for name in sorted(cell.tables):
         node, table = cell.nodes[name], cell.tables[name]
         signs = [sign for sign in _FINDERS if table.found[sign]]

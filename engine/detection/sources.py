@@ -52,7 +52,10 @@ class Counters(msgspec.Struct):
     rival: int = 0
 
     def balanced(self, waiting: int) -> bool:
-        """Return whether every record is counted in exactly one outcome."""
+        """Return whether every record is counted in exactly one outcome.
+
+        `waiting` is the number of frames that still wait for a gap to close.
+        """
         done = self.processed + self.duplicate + self.late + self.rejected + self.shed
         return self.received == done + waiting
 
@@ -105,7 +108,7 @@ def source_key(frame: Frame) -> str:
 
 
 def sample_of(frame: Frame) -> Sample:
-    """Return the sample that a frame reports."""
+    """Return the sample that a frame reports; `Sample()` if it reports none."""
     header = frame.header
     if header.role != "collector" or not (len(frame.rows) or frame.node):
         return Sample()
@@ -141,7 +144,7 @@ def refusal_of(
 
     `marks` has the time of the last received frame of each writer, by its node's clock. These times
     are kept after a run is dropped, because anyone who can read the log can write frames of an
-    ended run again, and their MAC is still valid.
+    ended run again, and their MAC is still valid. `time_ms` is the accepted append time.
     """
     key, header = source_key(frame), frame.header
     source = sources.get(key)
@@ -176,7 +179,7 @@ def refusal_of(
 
 
 def note_mark(marks: dict[str, int], key: str, source: Source) -> None:
-    """Record the time of the last frame of a source's writer."""
+    """Record the time of the last frame of a source's writer; `key` is that of `source_key`."""
     marks[_writer(key)] = source.event_ms
 
 

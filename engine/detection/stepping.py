@@ -8,7 +8,10 @@ from flatline.engine.wire.alert import Alert
 
 
 def step_back(cell: Cell, *, from_ms: int, to_ms: int) -> None:
-    """Limit past times to `to_ms`; a time in the future keeps its distance from the present."""
+    """Limit past times to `to_ms`; a time in the future keeps its distance from the present.
+
+    The log's clock went back from `from_ms` to `to_ms`. Only append times of the cell are changed.
+    """
 
     def ends(until_ms: int) -> int:
         left_ms = until_ms - from_ms

@@ -86,7 +86,10 @@ def _sums(
 
 
 def shares_with(cell: Cell, vm: bytes, things: frozenset[tuple[str, str]]) -> str | None:
-    """Return the first of these resources that a VM uses, as text for a veto; None for none."""
+    """Return the first of these resources (scope, name) that a VM uses, None for none.
+
+    The result is `{scope}:{name}`, the text of a veto. The cell must know the VM.
+    """
     for _, scopes in SIGNALS if things else ():
         for scope in scopes:
             for subject in subjects(cell, scope, vm):

@@ -206,15 +206,15 @@ class VmTable:
         return len(self.roster) // UUID_BYTES
 
     def vm(self, index: int) -> bytes:
-        """Return the UUID of the VM in a row."""
+        """Return the UUID of the VM in row `index` (from 0), 16 bytes."""
         return self.roster[index * UUID_BYTES : (index + 1) * UUID_BYTES]
 
     def figure(self, name: str, index: int) -> float:
-        """Return one float of one row."""
+        """Return one float of one row; `name` is one of `FLOATS`, `index` is from 0."""
         return float(self.floats[F[name], index])
 
     def number(self, name: str, index: int) -> int:
-        """Return one integer of one row."""
+        """Return one integer of one row; `name` is one of `INTEGERS`, `index` is from 0."""
         return int(self.integers[I[name], index])
 
     def sign(self, name: str, index: int) -> float:
@@ -222,7 +222,10 @@ class VmTable:
         return float(self.signs[index, aggregates_layout.OUT[name]])
 
     def which(self, bit: int) -> NDArray[np.bool_]:
-        """Return, per row in use, whether the screening of the window set this bit."""
+        """Return, per row in use, whether the screening of the window set this bit.
+
+        `bit` is the number of a bit in `models.kernels.screening`, such as `SUSPECT`, not a mask.
+        """
         seen: NDArray[np.bool_] = (self.flags[: len(self)] & (1 << bit)) != 0
         return seen
 
@@ -263,13 +266,14 @@ class VmTable:
             self.vcpu_times = np.concatenate(own)
 
     def times_by_row(self) -> list[NDArray[np.uint64]]:
-        """Return the vCPU times of each row, as views."""
+        """Return the vCPU times in ns of each row, padding included, as views."""
         return np.split(self.vcpu_times, np.cumsum(self.vcpu_counts)[:-1])
 
     def adopt(self, position: int, source: "VmTable", index: int) -> None:
         """Take over a VM from another node: the guest continues, but its counters restart.
 
-        The next change of its instance is therefore not a boot.
+        The next change of its instance is therefore not a boot. `position` is its row in this
+        table, `index` its row in `source`.
         """
         at = np.array([position], np.intp)
         self.take(at, source, np.array([index], np.intp))
@@ -284,7 +288,7 @@ class VmTable:
         self.floats[F["contention"], position] = 0.0
 
     def begin_boot(self, rows: Indices) -> None:
-        """Begin a boot epoch: reset what moved before and end running silences."""
+        """Begin a boot epoch of these rows: reset what moved before and end running silences."""
         for name in ("moved", "balloon_moved", "balloon_fresh", "alive_samples"):
             self.integers[I[name], rows] = 0
         for name in ("epoch_s", "balloon_still_s", "alive_s"):
@@ -379,7 +383,11 @@ _ROWS_KEPT: Final = np.array([*range(9), 10, 17, 18])
 
 
 def follow_roster(table: VmTable, roster: bytes) -> VmTable:
-    """Return rows in the order of `roster`; VMs of this node keep their learned state."""
+    """Return rows in the order of `roster`; VMs of this node keep their learned state.
+
+    `roster` holds distinct UUIDs of 16 bytes, concatenated. VMs that `table` lacks begin empty, and
+    those that `roster` lacks are dropped.
+    """
     moved = VmTable(roster)
     here = [
         (index, table.indices[vm]) for vm, index in moved.indices.items() if vm in table.indices
@@ -392,5 +400,5 @@ def follow_roster(table: VmTable, roster: bytes) -> VmTable:
 
 
 def without(table: VmTable, vms: Collection[bytes]) -> VmTable:
-    """Return rows without the given VMs; the others keep their learned state."""
+    """Return rows without the given VMs (UUIDs); the others keep their learned state."""
     return follow_roster(table, b"".join(vm for vm in table.indices if vm not in vms))

@@ -40,12 +40,13 @@ def allowed_lateness_ms(cell: Cell, configuration: Configuration) -> float:
 
 
 def is_early(cell: Cell, name: str, sample: Sample, now: Now, *, since_ms: int) -> bool:
-    """Return whether a node's sample, received at `since_ms`, must wait for its window.
+    """Return whether a sample of the node `name`, received at `since_ms`, must wait for its window.
 
     If the sample waits for a later window, its node has none for the open one; the cell records
     this in `beyond`. No sample waits where all recent frames arrived in order, and none waits for
     longer than `reorder_s` plus the allowed lateness. Nor does a sample wait if its time differs by
-    as much from those of other nodes: one of them has a backlog or a wrong clock.
+    as much from those of other nodes: one of them has a backlog or a wrong clock. `since_ms` is
+    append time.
     """
     configuration = now.configuration
     node = cell.nodes.get(name)

@@ -74,7 +74,15 @@ class Books:
         return log is None or self._clock.now_ms() < log.observe_until_ms
 
     async def recognise(self, now_ms: int) -> None:
-        """Enter the identity of the log; on a new or changed log the agent only observes."""
+        """Enter the identity of the log; on a new or changed log the agent only observes.
+
+        Raises
+        ------
+        LogError
+            The log cannot be read.
+        StateUnwritable
+            The entry is not durable.
+        """
         ledger = self.ledger
         self.identity = await self._log.identity()
         bounds = await self._log.bounds(ORDERS.name, 0)
@@ -102,7 +110,10 @@ class Books:
         )
 
     def compare(self, now_ms: int) -> None:
-        """Enter the read position; if the ledger lacks claims, only observe for at least a day."""
+        """Enter the read position; if the ledger lacks claims, only observe for at least a day.
+
+        Call it after `recognise`; an entry that is not durable raises `StateUnwritable`.
+        """
         log = self.ledger.log
         assert log is not None, "the log must be identified before it is read"
         claims = [entry.claim for entry in self._reading.history if entry.claim is not None]
@@ -133,7 +144,10 @@ class Books:
         self.enter_if_writable(entry)
 
     def set_down(self) -> None:
-        """Note for every ended step that its result is in the log."""
+        """Note for every ended step that its result is in the log.
+
+        If the disk cannot be written, the other steps wait for the next call.
+        """
         for entry in self.ledger.unmarked():
             marked = msgspec.structs.replace(entry, state="marked", time_ms=self._clock.now_ms())
             if self.enter_if_writable(marked) is not None:

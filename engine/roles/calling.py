@@ -69,7 +69,10 @@ class Task:
     def entry(
         self, state: LedgerState, sentence: str, *, now_ms: int, position: LogPosition | None = None
     ) -> StepEntry:
-        """Return the ledger entry of the order in `state`."""
+        """Return the ledger entry of the order in `state`.
+
+        `position` is how far the log was read, for the entry "sent"; None for other entries.
+        """
         order = self.order
         return StepEntry(
             state=state,
@@ -176,6 +179,8 @@ async def found(actuator: Actuator, entry: StepEntry, *, left_s: float, finish: 
 
     This function waits for a migration, aborts an incomplete disk move, and finishes a reset by
     resuming the VM. `finish` says whether a VM that the reset left paused may be resumed now.
+    `left_s` is the time until the step's deadline, negative after it. Errors are not raised: they
+    make the outcome "refused" or "unknown".
     """
     names = {"action": ACTIONS[entry.action].noun, "vm": entry.vm}
     try:
@@ -234,7 +239,8 @@ async def _find(actuator: Actuator, entry: StepEntry, *, left_s: float) -> None:
 async def keep_evidence(evidence: Evidence, order: Order) -> tuple[str, str]:
     """Save the state of the VM, and return the result: a rule and its sentence.
 
-    A failure to save is returned, not raised: it must not prevent the reset of a dead VM.
+    The rule is "evidence" or "no_evidence". A failure to save is returned, not raised: it must not
+    prevent the reset of a dead VM.
     """
     vm = UUID(order.vm).bytes
     try:

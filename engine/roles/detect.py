@@ -255,7 +255,10 @@ class Detector:
 
 
 def saving(config: DetectConfig, keys: StateKeys | None) -> Saving[Partition]:
-    """Return how the engine saves its state; a snapshot of another configuration is skipped."""
+    """Return how the engine saves its state; a snapshot of another configuration is skipped.
+
+    Without `keys`, snapshots are not signed, and those of any writer are trusted.
+    """
     wanted = {configuration_hash(config.configuration)}
     if configuration_hash(config.configuration) == configuration_hash(Configuration()):
         wanted |= CONTINUED

@@ -91,7 +91,10 @@ class Source:
         self._events: list[Event] = []
 
     def note(self, kind: str, *, time_ns: int, detail: dict[str, str]) -> None:
-        """Keep an event of the collector itself for the next frame."""
+        """Keep an event of the collector itself for the next frame.
+
+        `kind` is one of `engine.wire.metrics.EVENT_KINDS`, and `time_ns` is wall time.
+        """
         self._events_total += 1
         self._events.append(
             Event(id=f"{self._run}/{self._events_total}", kind=kind, time_ns=time_ns, detail=detail)
@@ -103,7 +106,10 @@ class Source:
         return events
 
     def frames(self, content: Content, *, now_ns: int) -> list[EncodedFrame]:
-        """Return `content` as frames, in order; several if one would be too large."""
+        """Return `content` as frames, in order; several if one would be too large.
+
+        `now_ns` becomes their `since_ns`. A frame that is too large and cannot be split is dropped.
+        """
         cuts = row_cuts(content.rows)
         parts = max(
             len(cuts),
@@ -219,7 +225,7 @@ def _halves(frame: Frame) -> tuple[Frame, Frame] | None:
 
 
 def row_cuts(rows: VmRows) -> list[slice]:
-    """Return ranges of VM rows, one range for each frame, as few as possible."""
+    """Return ranges of VM rows (for `VmRows.select`), one for each frame, as few as possible."""
     cuts, start = [], 0
     bounds = None if rows.vcpus is None else rows.vcpus.bounds()
     while start < len(rows):
@@ -275,7 +281,10 @@ def _pieces(count: int, size: int) -> int:
 
 
 class InventoryChanges:
-    """Selects the inventory items to send: those that changed, and periodically all of them."""
+    """Selects the inventory items to send: those that changed, and periodically all of them.
+
+    `now_ns` is the collector's monotonic time.
+    """
 
     def __init__(self, every_s: float) -> None:
         self._every_ns = round(every_s * 1e9)
@@ -284,14 +293,20 @@ class InventoryChanges:
         self._all_due_ns: int | None = None
 
     def due(self, roster: bytes, *, now_ns: int) -> bool:
-        """Return whether to query the inventory: the VMs changed, or the period has passed."""
+        """Return whether to query the inventory: the VMs changed, or the period has passed.
+
+        `roster` is `VmRows.uuids` of the present sample.
+        """
         changed, self._roster = roster != self._roster, roster
         return changed or self._all_due_ns is None or now_ns >= self._all_due_ns
 
     def changed(
         self, inventory: tuple[InventoryItem, ...] | None, *, now_ns: int
     ) -> list[InventoryItem]:
-        """Return the items to send: all of them when due, else those that changed."""
+        """Return the items to send: all of them when due, else those that changed.
+
+        An `inventory` of None was not queried: no item is sent.
+        """
         if inventory is None:
             return []
         everything = self._all_due_ns is None or now_ns >= self._all_due_ns
@@ -331,7 +346,10 @@ class Buffer:
         return self._closed and not self._frames
 
     def make_room(self, *, now_ns: int) -> int:
-        """Drop frames beyond the limits of age and bytes; return how many."""
+        """Drop frames beyond the limits of age and bytes; return how many.
+
+        `now_ns` is by the same clock as `EncodedFrame.since_ns`.
+        """
         dropped = 0
         while self._frames:
             old = now_ns - self._frames[0].since_ns > self._keep_ns

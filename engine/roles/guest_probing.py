@@ -139,7 +139,10 @@ class GuestProbing:
                 await self._set_balloon(one)
 
     async def asked(self, vm: bytes) -> tuple[Sign, Sign]:
-        """Probe a guest and call its agent now; return both signs, unknown where not possible."""
+        """Probe a guest and call its agent now; return the signs of probe and agent, in this order.
+
+        A sign is "unknown" where it cannot be asked for, for example if no round has seen the VM.
+        """
         one = self._roster.get(vm)
         if one is None:
             return "unknown", "unknown"

@@ -138,7 +138,16 @@ class Journal:
         detail: Mapping[str, str] | None = None,
         page: bool = False,
     ) -> None:
-        """Add one entry; `page` requests that a person be notified (`engine.roles.notify`)."""
+        """Add one entry; `page` requests that a person be notified (`engine.roles.notify`).
+
+        Parameters
+        ----------
+        incident, step, vm, cell
+            What the entry is about: id of the alert, step of its escalation, UUID text of the VM,
+            and name of the cell; None: the entry is not about one.
+        detail
+            Further texts by name, such as `rule`.
+        """
         # A sentence may contain names of tenants, pools or VMs. Their owners choose these names, so
         # control characters are escaped.
         plain = {name: one_line(text) for name, text in (detail or {}).items()}
@@ -161,7 +170,11 @@ class Journal:
         (_log.error if page else _log.info)(sentence, kind=kind, **known)
 
     def reject(self, record: Record, *, reason: str, detail: str, page: bool = False) -> None:
-        """Write a rejected record to the topic `rejected`, and journal the reason."""
+        """Write a rejected record to the topic `rejected`, and journal the reason.
+
+        `reason` is one of `REJECTION_REASONS`, `detail` a sentence without full stop, and `page` as
+        in `write`.
+        """
         value = encode_rejected(
             record.value,
             topic=record.topic,

@@ -82,7 +82,10 @@ class Reading:
         )
 
     async def begin(self, *, since_ms: int) -> None:
-        """Read control from its beginning and orders from `since_ms` on, to their ends."""
+        """Read control from its beginning and orders from `since_ms` on, to their ends.
+
+        `since_ms` is an append time. The log may raise `LogError`.
+        """
         bounds = await self._log.bounds(CONTROL.name, 0)
         self.next_offsets[CONTROL.name] = bounds.earliest
         self.next_offsets[ORDERS.name] = await self._log.offset_at(ORDERS.name, 0, time_ms=since_ms)
@@ -91,7 +94,8 @@ class Reading:
     async def cut_topic(self) -> str | None:
         """Return a topic that no longer holds the read position, None if both topics hold it.
 
-        In such a topic, records after that position may have been deleted unread.
+        In such a topic, records after that position may have been deleted unread. The log may raise
+        `LogError`.
         """
         for topic in TOPICS:
             bounds = await self._log.bounds(topic, 0)
@@ -106,6 +110,8 @@ class Reading:
         ------
         LogChanged
             The record that was read last has another content now: the log was replaced.
+        LogError
+            The log cannot be read.
         """
         for topic in TOPICS:
             last, known = self.next_offsets[topic] - 1, self._hashes[topic]
@@ -175,10 +181,10 @@ def record_hash(record: Record) -> str:
 
 
 async def found_at(log: Log, position: LogPosition) -> LogPosition:
-    """Return the current hashes of the log at the offsets of `position`.
+    """Return `position` with the current hashes of the last records before its offsets.
 
     A hash is empty if the log has no record there: it was deleted or compacted, or the log ends
-    before it.
+    before it. The log may raise `LogError`.
     """
     hashes = []
     for topic, offset in ((ORDERS.name, position.orders - 1), (CONTROL.name, position.control - 1)):

@@ -95,7 +95,13 @@ class RecordConfig:
 
 
 def decoded(record: Record) -> Frame:
-    """Return the frame of a record without checking its writer, for tests."""
+    """Return the frame of a record without checking its writer, for tests.
+
+    Raises
+    ------
+    RecordRejected
+        The record is not a frame.
+    """
     return decode_frame(record.value)
 
 

@@ -113,7 +113,13 @@ class Replayer:
         self._first_ms = self._last_ms = 0
 
     def run(self) -> Iterator[AlertLine]:
-        """Yield the lines of alerts, oldest first; orders are added to `planned` as they come."""
+        """Yield the lines of alerts, oldest first; orders are added to `planned` as they come.
+
+        Raises
+        ------
+        FlatlineError
+            A part of the recording cannot be read.
+        """
         for recorded in self._recording.recorded_frames():
             yield from self.fold(recorded)
 

@@ -130,9 +130,10 @@ class Results:
     def acted(
         self, kind: Acted, order: Order | StepEntry, *, dry_run: bool, outcome: str = ""
     ) -> None:
-        """Tell the engine about a call to the hypervisor, so that the engine tracks the VM.
+        """Report to the engine a call to the hypervisor, so that the engine tracks the VM.
 
-        The `outcome` "refused" or "expired" means that the call did nothing.
+        The `outcome` "refused" or "expired" means that the call did nothing; "" is for a call that
+        has not ended.
         """
         detail = {
             "incident": order.incident,
@@ -145,7 +146,10 @@ class Results:
         self.noticed(kind, UUID(order.vm).bytes, detail)
 
     def noticed(self, kind: str, vm: bytes, detail: dict[str, str]) -> None:
-        """Report an event of one VM to the engine."""
+        """Report an event of one VM to the engine.
+
+        `kind` is one of `engine.wire.metrics.EVENT_KINDS`, and `vm` the UUID, 16 bytes.
+        """
         author, now_ns = self._author, self._clock.now_ms() * 1_000_000
         event = Event(
             id=f"{author.run}/{self._sequence}", kind=kind, time_ns=now_ns, vm=vm, detail=detail
@@ -168,7 +172,10 @@ class Results:
         self._outbox.put(FRAMES.name, key=key, value=value, headers=author.sign(key, value))
 
     def journalled(self, sentence: str, *, vm: str, rule: str) -> None:
-        """Journal an action on a VM that no order requested."""
+        """Journal an action on a VM that no order requested.
+
+        `vm` is the UUID text, and `rule` the name of the sentence.
+        """
         self._journal.write(
             "effect", sentence, vm=vm, cell=self._author.cell, detail={"rule": rule}
         )
@@ -187,7 +194,10 @@ class Results:
         self.said(kind, order, end.sentence, rule=end.rule, page=page)
 
     def recovered(self, entry: StepEntry) -> None:
-        """Report the end of a step that the last run of this agent did not report."""
+        """Report the end of a step that the last run of this agent did not report.
+
+        A state of the entry that is no end is reported as "unknown", and a person is notified.
+        """
         match entry.state:
             case "returned" | "refused" | "expired" | "not_attempted":
                 outcome: Outcome = entry.state
@@ -222,7 +232,10 @@ class Results:
     def said(
         self, kind: EntryKind, order: Order, sentence: str, *, rule: str = "", page: bool = False
     ) -> None:
-        """Journal one sentence about an order; `page` means that a person must be notified."""
+        """Journal one sentence about an order; `page` means that a person must be notified.
+
+        `rule` names the sentence; "" leaves it out.
+        """
         action: Action = order.action
         self._journal.write(
             kind,

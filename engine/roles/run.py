@@ -76,6 +76,8 @@ async def keep(name: str, opener: Opener, *, health: Health) -> None:
 async def run_roles(openers: Mapping[str, Opener], *, health: Health) -> None:
     """Keep all roles running until cancelled; the first error ends them and is raised.
 
+    Each role is run as `keep` does, with its key in `openers` as its name.
+
     Raises
     ------
     FlatlineError

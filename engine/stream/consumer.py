@@ -110,6 +110,8 @@ class Consumer(Generic[State, Result]):
         ------
         SnapshotTooNew
             A later release wrote the newest snapshot.
+        LogUnreachable, LogRefused
+            The snapshots could not be read; partitions not restored yet are not held.
         """
         if delivery.generation != self._generation:
             self._generation = delivery.generation
@@ -127,6 +129,13 @@ class Consumer(Generic[State, Result]):
         """Fold a record, without the parts that failed twice, and return its results.
 
         None for a record of another partition, or one that was folded before.
+
+        Raises
+        ------
+        FoldFailed
+            The record fails each time, although its failed parts are to be skipped.
+        SnapshotTooNew, LogUnreachable, LogRefused
+            After a failure, the state could not be restored from the log.
         """
         held = self._held.get(record.partition)
         if held is None or record.offset < held.state.next_offset:
@@ -137,9 +146,11 @@ class Consumer(Generic[State, Result]):
         return result
 
     async def save_due(self, subscription: Subscription) -> dict[int, int]:
-        """Save the states that are due, and return the sizes of their snapshots, by partition.
+        """Save the states that are due; return the sizes of their snapshots in bytes, by partition.
 
-        The committed offset, where a successor starts, is that of the snapshot before the newest.
+        The committed offset, where a successor starts, is that of the snapshot before the newest. A
+        snapshot that is too large for the log is logged and missing from the result. Other errors
+        of `Log.append` and `Subscription.commit` are raised, such as `LogUnreachable`.
         """
         every_ms = self._saving.every_s * 1000
         saved = {}

@@ -27,8 +27,8 @@ _DEVICES: Final = ("block_", "net_")
 def known(rows: VmRows, names: Sequence[str]) -> Floats:
     """Return integer columns of a frame, shape (len(names), n), NaN where not measured.
 
-    Exact up to 2^53, which is 104 days of CPU time in ns; beyond it a difference is off by one or
-    two ns.
+    `names` are of `wire.metrics.INTEGERS`; n is the number of rows. Exact up to 2^53, which is 104
+    days of CPU time in ns; beyond it a difference is off by one or two ns.
     """
     chosen = [INTEGER_ROW[name] for name in names]
     values: Floats = rows.integers[chosen].astype(np.float64)
@@ -109,7 +109,11 @@ class Counters:
         return grown
 
     def moved(self, places: Places) -> "Counters":
-        """Return the counters for a new roster; `places` are the old indices of its VMs, or -1."""
+        """Return the counters for a new roster of n VMs.
+
+        `places`, shape (n,), are the old indices (from 0) of its VMs, -1 for a VM that was not in
+        the old roster: its values are NaN.
+        """
         moved = Counters(self.names, len(places))
         kept = np.flatnonzero(places >= 0)
         for name in ("values", "instances", "device_sets"):

@@ -87,6 +87,13 @@ class Refolding(Generic[State, Result]):
 
         Return the state to continue with and the results of the record. After a failure, the state
         is one restored from the newest snapshot.
+
+        Raises
+        ------
+        FoldFailed
+            The record fails each time, although its failed parts are to be skipped.
+        SnapshotTooNew, LogUnreachable, LogRefused
+            After a failure, the state could not be restored from the log.
         """
         if not state.next_offset:
             self._begun[record.partition] = record.offset

@@ -108,7 +108,7 @@ def packed(
 
 
 def unpacked(chunks: Sequence[bytes], manifest: Manifest) -> bytes:
-    """Return the encoded state of a snapshot.
+    """Return the encoded state of a snapshot; `chunks` are in order.
 
     Raises
     ------

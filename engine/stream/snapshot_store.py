@@ -68,7 +68,10 @@ _reach_decoder = msgspec.msgpack.Decoder(_Reach)
 
 
 def headers_of(group: str, generation: str, index: int) -> Headers:
-    """Return the headers that identify the records of one snapshot."""
+    """Return the headers that identify the records of one snapshot.
+
+    `index` is that of the chunk, from 0; the manifest has the number of chunks.
+    """
     return (
         ("group", group.encode()),
         ("generation", generation.encode()),
@@ -116,6 +119,8 @@ async def append_snapshot(
 
     Parameters
     ----------
+    partition
+        Partition of the frames, which is also that of the topic of snapshots.
     keys
         Sign the manifest; None leaves it unsigned, for tests.
 
@@ -124,6 +129,11 @@ async def append_snapshot(
     bool
         Whether the snapshot is in the log. If a record is too large for the log, an error is logged
         and the role continues; after a restart it must read more frames again.
+
+    Raises
+    ------
+    LogUnreachable, LogRefused, LogProducerBroken
+        As by `Log.append`: the snapshot is incomplete, and readers skip it.
     """
     manifest = encode_manifest(snapshot.manifest)
     bound = _bound(manifest, topic=topic, partition=partition, group=group)
@@ -154,7 +164,11 @@ async def append_snapshot(
 async def stored_snapshots(
     log: Log, partition: int, *, group: str, topic: Topic, offset: int
 ) -> list[Stored]:
-    """Return a group's snapshots in the log from `offset` on, newest first."""
+    """Return a group's snapshots in the log from `offset` on, newest first.
+
+    They are neither verified nor complete: chunks before `offset` are missing. Raises
+    `LogUnreachable` and `LogRefused` as `Log.read_to_end` does.
+    """
     chunks, manifests = _sorted(await log.read_to_end(topic.name, partition, offset=offset), group)
     return [Stored(record, chunks.get(_generation(record), {})) for record in manifests]
 
@@ -188,6 +202,8 @@ async def newest_state(
     ------
     SnapshotTooNew
         A later release wrote the newest snapshot: to continue without it would lose its content.
+    LogUnreachable, LogRefused
+        The snapshots could not be read.
     """
     bounds = await log.bounds(topic.name, partition)
     reach = _REACH

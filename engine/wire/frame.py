@@ -103,7 +103,7 @@ class VmRows:
         return ~self.missing
 
     def vm(self, column: int) -> bytes:
-        """Return the UUID of one VM."""
+        """Return the UUID of one VM, 16 bytes; `column` counts from 0."""
         return self.uuids[column * UUID_BYTES : (column + 1) * UUID_BYTES]
 
     def select(self, columns: slice) -> "VmRows":

@@ -101,17 +101,26 @@ def _kind(text: str) -> Kind:
 
 
 def new_key_id(*, now_ms: int, chance: bytes) -> str:
-    """Return an id of 16 hex digits: the time in ms, then two random bytes; ids sort by age."""
+    """Return an id of 16 hex digits: the time in ms, then two random bytes; ids sort by age.
+
+    `chance` are the random bytes; further ones are ignored.
+    """
     return f"{now_ms & (1 << 48) - 1:012x}{chance[:2].hex()}"
 
 
 def made_ms(key_id: str) -> int:
-    """Return the creation time of the key with this id, in ms since the epoch."""
+    """Return the creation time of the key with this id, in ms since the epoch.
+
+    Raises
+    ------
+    ValueError
+        The id does not begin with 12 hex digits.
+    """
     return int(key_id[:12], 16)
 
 
 def derive_key(site_secret: bytes, name: KeyName) -> bytes:
-    """Return the 32-byte key of a name."""
+    """Return the 32-byte key of a name; `site_secret` is the secret of `name.site_key`."""
     return blake2b(
         str(name).encode(), key=site_secret, digest_size=KEY_BYTES, person=_KEY_PERSON
     ).digest()
@@ -326,7 +335,10 @@ def _bad(why: str, cure: str) -> RecordRejected:
 
 
 def claimed(value: bytes) -> str:
-    """Return the role, node and cell that an unverified frame states, for messages only."""
+    """Return the role, node and cell that an unverified frame states, for messages only.
+
+    The result is `nobody` if they cannot be decoded.
+    """
     try:
         header = _header_decoder.decode(value).header
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):
@@ -387,12 +399,12 @@ _FIND_OUT: Final = "find out who holds that key, and revoke it: flatline keys re
 
 
 def encode_secret(secret: bytes) -> str:
-    """Return the text form of a key for its file."""
+    """Return the text form of a key for its file: base64."""
     return base64.b64encode(secret).decode()
 
 
 def decode_secret(text: str) -> bytes | None:
-    """Return the key in the text of a file, None where it is not one."""
+    """Return the key in the text of a file, None where it is not the base64 form of 32 bytes."""
     try:
         secret = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):

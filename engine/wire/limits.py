@@ -73,7 +73,7 @@ Texts = Annotated[tuple[Text, ...], Meta(max_length=MAX_LISTED)]
 
 
 def clipped(text: str, most: int = MAX_TEXT) -> str:
-    """Return a text within the limit; a longer one is cut and ends with an ellipsis."""
+    """Return a text of at most `most` characters; a longer one is cut and ends with an ellipsis."""
     return text if len(text) <= most else text[: most - 1] + "…"
 
 

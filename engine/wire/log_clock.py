@@ -45,8 +45,12 @@ class LogClock(msgspec.Struct):
     def read(self, raw_ms: int, *, limit_ms: int, tick_ms: int | None = None) -> int:
         """Process the append time of a record; return the jump of the accepted time in ms.
 
+        The result is 0 without a jump, and negative for a jump back.
+
         Parameters
         ----------
+        raw_ms
+            Append time of the record.
         limit_ms
             The longest time between two records while the log is available.
         tick_ms
@@ -79,5 +83,8 @@ class LogClock(msgspec.Struct):
         return jump_ms
 
     def is_unsure(self, *, limit_ms: int) -> bool:
-        """Return whether the append time of the last record differs from the accepted time."""
+        """Return whether the append time of the last record differs from the accepted time.
+
+        `limit_ms` is as in `read`.
+        """
         return not -_SLACK_MS <= self.raw_ms - self.time_ms <= limit_ms

@@ -232,7 +232,10 @@ HOUR_STATISTICS: Final = MINUTE_STATISTICS | {
 
 
 def rolled_up(fields: tuple[Field, ...], statistics: dict[str, str]) -> tuple[Field, ...]:
-    """Return the fields `FIELD_STATISTIC` of a roll-up of `fields`."""
+    """Return the fields `FIELD_STATISTIC` of a roll-up of `fields`.
+
+    `statistics` holds the meaning of each statistic by its name, as `MINUTE_STATISTICS` does.
+    """
     return tuple(
         Field(
             f"{field.name}_{statistic}",

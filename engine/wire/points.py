@@ -87,7 +87,16 @@ class Points:
         time_ns: NDArray[np.int64] | Sequence[int],
         fields: Mapping[str, Column],
     ) -> "Points":
-        """Return rows whose floats are rounded by `kept`."""
+        """Return rows whose floats are rounded by `kept`.
+
+        `time_ns` and `fields` are as in `Points`, before rounding.
+
+        Raises
+        ------
+        ValueError
+            The measurement, a tag or a field is not declared, or a column has another kind than
+            declared or not one value for each row of `series`.
+        """
         columns = {
             name: kept(column)
             if isinstance(column, np.ndarray) and column.dtype.kind == "f"
@@ -159,7 +168,7 @@ def kept(values: NDArray[np.floating[Any]] | NDArray[np.int64]) -> NDArray[np.fl
 def known_integers(
     values: NDArray[np.uint64], present: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], int]:
-    """Return unsigned values as the stores hold them, and how many did not fit.
+    """Return unsigned values as the stores hold them, and how many were too large.
 
     Values that were not measured, or are beyond 2^63 - 1, become `MISSING`: no store keeps them,
     and a clipped counter would look like one that has stopped. `present` states which

@@ -47,7 +47,9 @@ def encode_rejected(
 ) -> bytes:
     """Return the bytes for `flatline.rejected.v1` that report a rejected `value`.
 
-    Partition and offset are 0 for a record that no log accepted; `detail` then states it.
+    Topic, partition and offset are the position of the rejected record; partition and offset are 0
+    for a record that no log accepted, and `detail` then states it. `reason` is one of
+    `REJECTION_REASONS`. Of `value` the first `kept_bytes` are kept.
     """
     return _encoder.encode(
         Rejected(

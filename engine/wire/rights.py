@@ -130,10 +130,13 @@ def problems_of(
 ) -> tuple[list[str], list[str]]:
     """Return the rights that a principal lacks for its roles, and those that no role needs.
 
+    Each right is a text such as "Read on flatline.frames.v1".
+
     Parameters
     ----------
     found
-        The operations that the principal may do with each topic.
+        The operations that the principal may do with each topic, by names without an installation's
+        prefix. Only these topics are compared.
     """
     missing, excess = [], []
     chosen = tuple(roles)
@@ -147,7 +150,7 @@ def problems_of(
 
 
 def suited(found: Mapping[str, frozenset[str]]) -> tuple[Role, ...]:
-    """Return the roles for which a principal's rights suffice."""
+    """Return the roles for which a principal's rights suffice; `found` is as in `problems_of`."""
     return tuple(
         role
         for role in ROLES

@@ -85,6 +85,8 @@ class Runs(msgspec.Struct):
 
         Parameters
         ----------
+        run, sequence, interval_ms
+            From the header of the frame (`engine.wire.frame.Header`).
         event_ms, now_ms
             When the frame was sampled, by its node's clock, and the reader's present time.
         """
@@ -146,7 +148,10 @@ class Runs(msgspec.Struct):
         return not is_known and is_replayed(event_ms, last_ms=self.event_ms, now_ms=time_ms)
 
     def rivals(self, *, now_ms: int, interval_ms: int) -> list[str]:
-        """Return the names of the runs that report beside the run in use, sorted."""
+        """Return the names of the runs that report beside the run in use, sorted.
+
+        The times are as in `hears`.
+        """
         since_ms = now_ms - SILENT_INTERVALS * interval_ms
         return sorted(one.run for one in self.others if one.frames and one.seen_ms > since_ms)
 

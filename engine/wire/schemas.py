@@ -26,6 +26,12 @@ CONTRACTS: Final[dict[str, Any]] = {
 
 
 def schema(name: str) -> dict[str, Any]:
-    """Return the JSON Schema (2020-12) of one record type of `CONTRACTS`."""
+    """Return the JSON Schema (2020-12) of one record type; `name` is a key of `CONTRACTS`.
+
+    Raises
+    ------
+    KeyError
+        There is no such record type.
+    """
     document = msgspec.json.schema(CONTRACTS[name])
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **document}

@@ -24,13 +24,21 @@ def stored(array: NDArray[np.generic]) -> Array:
 
 
 def array_of(value: Array) -> NDArray[np.generic]:
-    """Return the array of a stored value; it is read-only."""
+    """Return the array of a stored value; it is read-only.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Dtype, shape and data do not fit; `restoring` turns this into `SnapshotDamaged`.
+    """
     return np.frombuffer(value.data, value.dtype).reshape(value.shape)
 
 
 @contextmanager
 def restoring(what: str) -> Iterator[None]:
     """Turn every error inside the context into one that reports a damaged state.
+
+    `what` names the state and begins the message.
 
     Raises
     ------

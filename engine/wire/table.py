@@ -175,8 +175,9 @@ def unpack(
 ) -> tuple[Words, Flags | None]:
     """Return the values, shape (len(columns), size), and the mask of missing ones (None: none).
 
-    `widen` is a faster function than `_widen` (see `models.codecs.columns`). Columns that the
-    reader does not know are skipped. Columns that the writer did not send are missing.
+    `columns` are the metrics of the rows to return, and `size` is the number of values of each.
+    `widen` is a faster function than `_widen` (see `models.codecs.columns`); None: NumPy. Columns
+    that the reader does not know are skipped. Columns that the writer did not send are missing.
 
     Raises
     ------

@@ -67,7 +67,7 @@ class VcpuRows:
     __hash__ = None  # type: ignore[assignment]
 
     def absent(self) -> Flags:
-        """Return a mask of the missing times."""
+        """Return a mask of the missing times, of the shape of `times_ns`; True is missing."""
         return np.zeros(self.times_ns.shape, np.bool_) if self.missing is None else self.missing
 
     def bounds(self) -> NDArray[np.int64]:
@@ -77,7 +77,7 @@ class VcpuRows:
         return bounds
 
     def select(self, start: int, stop: int) -> "VcpuRows":
-        """Return the times of a contiguous range of VMs, sharing memory."""
+        """Return the times of the VMs from `start` to before `stop`, sharing memory."""
         bounds = self.bounds()
         times = slice(int(bounds[start]), int(bounds[max(start, stop)]))
         return VcpuRows(
