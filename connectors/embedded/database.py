@@ -52,6 +52,8 @@ def connect(path: Path | None, *, durable: bool) -> sqlite3.Connection:
 def transaction(connection: sqlite3.Connection, where: Path | None) -> Iterator[None]:
     """Commit the writes of the block, or roll all of them back.
 
+    `where` is the file that the message names, None for a log in memory.
+
     Raises
     ------
     LogUnreachable

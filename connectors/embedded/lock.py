@@ -99,6 +99,8 @@ def held_on_this_machine(name: str, *, what: str, folder: Path) -> Iterator[None
 
     Parameters
     ----------
+    name
+        Any text that identifies what is held.
     what
         The holder, for the message: "agent of qemu:///system".
     folder

@@ -169,6 +169,8 @@ class EmbeddedLog:
         ------
         GroupTaken
             The group already has a member, here or in another process.
+        StateUnwritable
+            The group's lock file cannot be made.
         """
         store = self._topic(topic)
         with self._membership(topic, group):
@@ -255,7 +257,11 @@ class EmbeddedLog:
         return self._identity
 
     async def wait_for_append(self, topic: str, wait_s: float) -> None:
-        """Return when a process may have appended to `topic`, or after `wait_s` seconds."""
+        """Return when a process may have appended to `topic`, or after `wait_s` seconds.
+
+        With a folder it returns after 0.1 s at the latest, because appends of other processes give
+        no signal.
+        """
         if self._config.folder is not None:
             wait_s = min(wait_s, _NOTICE_S)
         await self._bells[topic].wait(wait_s)

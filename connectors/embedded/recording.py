@@ -44,7 +44,15 @@ class FrameRecording:
         self.interval_s = self._interval_s()
 
     def recorded_frames(self) -> Iterator[RecordedFrame]:
-        """Yield the records in the order of each partition, merged by their append times."""
+        """Yield the records in the order of each partition, merged by their append times.
+
+        The frame of a record is None if it is unreadable, or if the engine rejected its MAC.
+
+        Raises
+        ------
+        SettingsError
+            A file is damaged or not a log.
+        """
         self._records = self._unreadable = self._unbelieved = 0
         refused = self._refused()
         with closing(self._open()) as connection:
@@ -60,7 +68,11 @@ class FrameRecording:
                 yield RecordedFrame(time_ms, self._decoded(value), partition, value)
 
     def figures(self) -> dict[str, int]:
-        """Return the number of records read, and of those that are not valid frames, if any."""
+        """Return the counts of the last reading by name.
+
+        `records_read` is always present. `records_unreadable` (no valid frame) and
+        `records_unbelieved` (wrong MAC) are present if they are not 0.
+        """
         found = {"records_read": self._records}
         left_out = {"unreadable": self._unreadable, "unbelieved": self._unbelieved}
         return found | {f"records_{name}": count for name, count in left_out.items() if count}

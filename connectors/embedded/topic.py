@@ -50,6 +50,9 @@ _unpack_headers = msgspec.msgpack.Decoder(tuple[tuple[str, bytes], ...]).decode
 class TopicStore:
     """The records of one topic and the offsets of its consumer groups.
 
+    Partitions are numbered from 0, and times are in ms since the epoch. Calls raise
+    `LogUnreachable` if the file fails or is locked, and `StateUnwritable` if it may not be written.
+
     Parameters
     ----------
     path
@@ -255,7 +258,10 @@ class TopicStore:
         return found
 
     def committed(self, group: str) -> dict[int, int]:
-        """Return the next offset to read of each partition that `group` has committed."""
+        """Return the next offset to read of each partition that `group` has committed.
+
+        Partitions without a commit are absent.
+        """
         with failures_named(self._path):
             rows = self._connection.execute(
                 "SELECT partition, next FROM progress WHERE consumer = ?", (group,)

@@ -69,7 +69,7 @@ class ProbeServer:
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host and port of the listening socket."""
+        """Host and port of the listening socket; available only inside the context."""
         assert self._server is not None, "the server listens only inside its context"
         return self._server.server_name, self._server.server_port
 

@@ -116,7 +116,11 @@ def doubted(error: ApiException) -> Verdict | None:
 
 
 def meaning(error: Exception, *, url: str, bucket: str) -> HistoryError:
-    """Return Flatline's error for a failed request."""
+    """Return Flatline's error for a failed request.
+
+    It is `HistoryRefused` if only an operator can help (token, permission, bucket), else
+    `HistoryUnreachable`. The message names `bucket`, and `url` without its secrets.
+    """
     where = masked_url(url)
     if not isinstance(error, ApiException) or error.status is None:
         return HistoryUnreachable(

@@ -91,6 +91,9 @@ class InfluxHistory:
     async def query(self, text: str) -> list[dict[str, Any]]:
         """Return the series of an InfluxQL query, times in ns; [] where there are none.
 
+        Each series is as in the server's JSON: `columns`, `values` and, for groups, `tags`. The
+        query runs in the database `InfluxConfig.database`.
+
         Raises
         ------
         HistoryUnreachable, HistoryRefused
@@ -297,7 +300,13 @@ def _result(body: bytes) -> dict[str, Any]:
 
 
 def connect(config: InfluxConfig) -> InfluxDBClient:
-    """Return a client that sends each request once: the role decides about retries."""
+    """Return a client that sends each request once: the role decides about retries.
+
+    Raises
+    ------
+    HistoryRefused
+        The token file cannot be read or is empty.
+    """
     return InfluxDBClient(
         url=config.url,
         token=config.read_token(),
@@ -315,6 +324,9 @@ def bodies(
 
     A body is valid until the next one is yielded: all bodies of a bucket share one buffer, because
     allocating a buffer would cost as much as writing a body.
+
+    `Line.points` of a body's lines is an index into `batch`. Without a kernel (`write_lines` None),
+    Python writes the same text. A body may have no text, if no row in it has a known field.
     """
     filling: dict[Bucket, Body] = {}
     for number, points in enumerate(batch):

@@ -24,10 +24,15 @@ def to_influxql(
     Parameters
     ----------
     begin, end
-        Bounds as text that replace the query's own, such as `now() - 30d`.
+        Bounds as text that replace the query's own, such as `now() - 30d`; None keeps those.
     has_policy
         Whether the bucket is a retention policy of the queried database, as in 2.x; in 3.x it is
         the database.
+
+    Raises
+    ------
+    ValueError
+        The query selects an unknown statistic.
     """
     bucket = MEASUREMENTS[query.measurement].bucket
     selected = ", ".join(
@@ -52,7 +57,11 @@ def to_influxql(
 
 
 def answers(query: Query, series: Sequence[dict[str, Any]]) -> list[Answer]:
-    """Return the answers in the server's series, ordered by tags and time."""
+    """Return the answers in the server's series, ordered by tags and time.
+
+    `series` is the server's answer to the text of `to_influxql`, with times in ns. A count of 0
+    becomes None, and a row with only None is left out.
+    """
     found: list[Answer] = []
     windowed = query.every_s is not None or not query.select[0][1]
     for one in series:

@@ -85,7 +85,10 @@ class Body:
         self._spans = []
 
     def add(self, points: Points, begin: int, end: int, *, number: int = 0) -> None:
-        """Add the lines of rows `begin` to `end`; `number` becomes their `Line.points`."""
+        """Add the lines of rows `begin` up to, and not including, `end`, both counted from 0.
+
+        `number` becomes their `Line.points`.
+        """
         ends = np.empty(end - begin, np.int64)
         columns = _columns(points, begin, end)
         length = -1 if columns is None else self._compiled(points, begin, columns, ends)
@@ -100,7 +103,10 @@ class Body:
         self.rows += end - begin
 
     def lines(self) -> list[Line]:
-        """Return each line; needed only when the server rejected some."""
+        """Return each line in order of addition; needed only when the server rejected some.
+
+        A row without any known field has no line.
+        """
         found = []
         for span in self._spans:
             begin = span.begin
@@ -144,7 +150,10 @@ class Body:
 
 
 def float_text(value: float) -> str:
-    """Return a float in line protocol."""
+    """Return a finite float in line protocol.
+
+    It is rounded to 6 decimals; from 1e9 on to 3, from 1e12 on to none, from 1e15 on it is exact.
+    """
     size = abs(value)
     if size >= _FIXED_BELOW:
         return repr(value)

@@ -66,6 +66,9 @@ class Appender:
     ) -> Position:
         """Append a record, and return its position once it is durable.
 
+        `topic` includes the prefix `topic_prefix`. For None as `partition` or `time_ms` see
+        `engine.ports.Log`.
+
         Raises
         ------
         LogUnreachable

@@ -38,7 +38,17 @@ def meaning(error: KafkaError, doing: str) -> LogError:
 
 @contextmanager
 def named(doing: str) -> Iterator[None]:
-    """Translate the errors that aiokafka raises in the block into Flatline's."""
+    """Translate the errors that aiokafka raises in the block into Flatline's.
+
+    `doing` names the operation in the message.
+
+    Raises
+    ------
+    LogRefused
+        This principal may not do this, its password is wrong, or the topic does not exist.
+    LogUnreachable
+        Any other error of Kafka, or a timeout.
+    """
     try:
         yield
     except KafkaError as error:

@@ -86,6 +86,15 @@ async def faust_subscription(
 
     The worker runs in the caller's event loop, with a separate thread for the consumer. It installs
     neither signal handlers nor logging.
+
+    `topic` and `group` are without the prefix `config.topic_prefix`.
+
+    Raises
+    ------
+    LogError
+        On entering: the worker did not start within 60 s.
+    SettingsError
+        On entering: the TLS files cannot be used.
     """
     member = config.topic_prefix + group
     # Faust creates a folder for tables, although there are none.
@@ -273,7 +282,17 @@ class FaustSubscription:
         _log.info("Partitions are assigned.", group=self._group, partitions=sorted(self._assigned))
 
     async def poll(self, *, max_records: int, wait_s: float) -> Delivery:
-        """See `engine.ports.Subscription`."""
+        """See `engine.ports.Subscription`.
+
+        Raises
+        ------
+        LogUnreachable
+            No broker has answered for `away_limit_s`.
+        LogRefused
+            The group was left.
+        LogError
+            The worker stopped, stalled or skipped offsets; the process must be restarted.
+        """
         self._check()
         # Yields to Faust's agent even if records are waiting, because it must refill the buffer.
         await asyncio.sleep(0)

@@ -59,7 +59,11 @@ class Progress:
                 self._still[record.partition] = 0
 
     def lag(self, ends: Mapping[int, int]) -> int:
-        """Return the number of offsets not yet delivered, over all partitions."""
+        """Return the number of offsets not yet delivered, over all assigned partitions.
+
+        `ends` maps each partition to its next offset. A partition without a delivery or a start
+        counts from offset 0.
+        """
         return sum(
             max(0, end - (self._next.get(number) or 0))
             for number, end in ends.items()
@@ -68,6 +72,8 @@ class Progress:
 
     def check(self, ends: Mapping[int, int]) -> None:
         """Compare with the partitions' ends; a reader that does not poll is busy, not stalled.
+
+        `ends` maps each partition to its next offset.
 
         Raises
         ------

@@ -39,7 +39,15 @@ install()
 
 
 def make_consumer(config: KafkaConfig, **settings: object) -> AIOKafkaConsumer:
-    """Return a consumer without automatic commits; without an offset it starts at the earliest."""
+    """Return a consumer without automatic commits; without an offset it starts at the earliest.
+
+    `settings` are further arguments of `AIOKafkaConsumer`.
+
+    Raises
+    ------
+    SettingsError
+        See `connectors.kafka.security.client_settings`.
+    """
     return AIOKafkaConsumer(
         **client_settings(config),
         enable_auto_commit=False,
@@ -50,7 +58,15 @@ def make_consumer(config: KafkaConfig, **settings: object) -> AIOKafkaConsumer:
 
 
 async def start_consumer(consumer: AIOKafkaConsumer, doing: str) -> None:
-    """Connect, or close everything on failure."""
+    """Connect, or close everything on failure.
+
+    `doing` names the operation in the message.
+
+    Raises
+    ------
+    LogUnreachable, LogRefused
+        No broker answered, or it refused this principal.
+    """
     try:
         with named(doing):
             await consumer.start()
@@ -79,7 +95,10 @@ async def stop_consumer(consumer: AIOKafkaConsumer) -> None:
 
 
 def to_record(topic: str, raw: ConsumerRecord) -> Record:
-    """Convert a record of aiokafka into one of the port; null keys and values become empty."""
+    """Convert a record of aiokafka into one of the port; null keys and values become empty.
+
+    `topic` is the name without the prefix.
+    """
     return Record(
         topic=topic,
         partition=raw.partition,
@@ -94,7 +113,9 @@ def to_record(topic: str, raw: ConsumerRecord) -> Record:
 class Reader:
     """Queries partitions on one shared connection, and opens one more for each tail.
 
-    Callers use the declared names of topics; the reader adds the installation's prefix.
+    Callers use the declared names of topics; the reader adds the installation's prefix. Every call
+    but `close` raises `LogUnreachable` if Kafka does not answer in time, and `LogRefused` if the
+    topic does not exist or this principal may not read it.
     """
 
     def __init__(self, config: KafkaConfig) -> None:
@@ -166,7 +187,10 @@ class Reader:
     async def committed(
         self, topic: str, *, group: str, partitions: Collection[int]
     ) -> Mapping[int, int]:
-        """Return the committed offsets of a group; the earliest offset where it has no commit."""
+        """Return the committed offsets of a group; the earliest offset where it has no commit.
+
+        `group` is with the prefix `topic_prefix`, unlike `topic`.
+        """
         asked = [self._at(topic, number) for number in partitions]
         admin = AIOKafkaAdminClient(**client_settings(self._config))
         try:
@@ -228,7 +252,11 @@ class Reader:
     async def tail(
         self, topic: str, partition: int, *, offset: int
     ) -> AsyncIterator[AsyncIterator[Sequence[Record]]]:
-        """Follow one partition on a separate connection."""
+        """Follow one partition on a separate connection; yield an iterator over batches.
+
+        An offset below the earliest record starts at the earliest, one beyond the end at the end.
+        The iterator raises `LogUnreachable` when no broker has answered for `away_limit_s`.
+        """
         earliest, end = await self.bounds(topic, partition)
         at = self._at(topic, partition)
         consumer = make_consumer(self._config, group_id=None)

@@ -24,7 +24,7 @@ _DEFAULT_PORT: Final = 9092
 
 
 def client_settings(config: KafkaConfig) -> dict[str, Any]:
-    """Return the security settings of an aiokafka client.
+    """Return the addresses, client id and security settings of an aiokafka client, as keywords.
 
     Raises
     ------
@@ -90,6 +90,8 @@ async def probe(config: KafkaConfig) -> None:
         A broker rejected the password, mechanism or certificate.
     LogUnreachable
         No broker answered.
+    SettingsError
+        No broker is configured, or see `client_settings`.
     """
     problems: list[LogError] = []
     for server in config.servers:

@@ -42,7 +42,16 @@ _log = structlog.get_logger()
 async def plain_subscription(
     config: KafkaConfig, reader: Reader, topic: str, *, group: str
 ) -> AsyncIterator["PlainSubscription"]:
-    """Join `group` on `topic` for the length of the block."""
+    """Join `group` on `topic` for the length of the block.
+
+    `topic` and `group` are without the prefix `config.topic_prefix`.
+
+    Raises
+    ------
+    SettingsError, LogUnreachable, LogRefused
+        On entering: the TLS files or the password cannot be used, no broker answers, or it refuses
+        this principal.
+    """
     member = config.topic_prefix + group
     consumer = make_consumer(
         config,
@@ -110,7 +119,17 @@ class PlainSubscription(ConsumerRebalanceListener):  # type: ignore[misc] # aiok
         _log.info("Partitions are assigned.", group=self._group, partitions=sorted(self._assigned))
 
     async def poll(self, *, max_records: int, wait_s: float) -> Delivery:
-        """See `engine.ports.Subscription`."""
+        """See `engine.ports.Subscription`.
+
+        Raises
+        ------
+        LogUnreachable
+            No broker has answered for `away_limit_s`.
+        LogRefused
+            The group was left, or this principal may not read the topic.
+        LogError
+            The reader is stalled; the process must be restarted.
+        """
         self._check()
         if max_records == 0:
             return await self._wait_only(wait_s)
@@ -175,7 +194,13 @@ class PlainSubscription(ConsumerRebalanceListener):  # type: ignore[misc] # aiok
 
 
 async def commit_held(commit: Awaitable[None], group: str) -> None:
-    """Await a commit; one that a rebalance made invalid is only logged: records are read again."""
+    """Await a commit; one that a rebalance made invalid is only logged: records are read again.
+
+    Raises
+    ------
+    LogUnreachable, LogRefused
+        The commit failed for another reason; the message names `group`.
+    """
     try:
         with named(f"committing for {group}"):
             await commit
@@ -199,7 +224,10 @@ def make_progress(config: KafkaConfig, topic: str, *, group: str) -> Progress:
 async def watched(
     reader: Reader, progress: Progress, topic: str, *, group: str
 ) -> AsyncIterator[Callable[[], LogError | None]]:
-    """Check every `CHECK_EVERY_S` for a stall; yield a function that returns the error or None."""
+    """Check every `CHECK_EVERY_S` for a stall; yield a function that returns the error or None.
+
+    `topic` is without the prefix `topic_prefix`, `group` with it.
+    """
     stalled: list[LogError] = []
 
     async def watch() -> None:

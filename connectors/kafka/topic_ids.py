@@ -113,6 +113,8 @@ async def topic_ids(client: AIOKafkaClient, names: Sequence[str]) -> tuple[str, 
     Brokers before 2.8 have no topic ids: all are empty. Then a recreated topic is detected only if
     it ends before the offset up to which the old topic was read.
 
+    `names` are with the prefix, and the result is in the same order.
+
     Raises
     ------
     KafkaError
@@ -131,7 +133,8 @@ async def authorized_operations(
 ) -> dict[str, int] | None:
     """Return the rights of this principal on each visible topic: one bit per operation.
 
-    None if the broker does not support version 10 of the request (before 2.8).
+    Bit n, from 0, is operation n of `connectors.kafka.rights.OPERATIONS`. `names` and the result
+    are with the prefix. None if the broker does not support version 10 of the request (before 2.8).
 
     Raises
     ------

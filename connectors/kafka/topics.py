@@ -42,6 +42,8 @@ def settings_of(topic: Topic, *, replication: int) -> dict[str, str]:
     """Return the broker's settings for one declared topic.
 
     Source: Kafka documentation, "Topic Configs".
+
+    `replication` is the number of replicas.
     """
     smallest, largest = _SEGMENT_BYTES
     segment_bytes = min(max(topic.retention_bytes // _SEGMENTS_PER_RETENTION, smallest), largest)
@@ -69,7 +71,7 @@ def settings_of(topic: Topic, *, replication: int) -> dict[str, str]:
 
 
 async def create_topics(config: KafkaConfig) -> tuple[str, ...]:
-    """Create the declared topics that are missing and return their names.
+    """Create the declared topics that are missing and return their names, with the prefix.
 
     Raises
     ------
@@ -77,6 +79,8 @@ async def create_topics(config: KafkaConfig) -> tuple[str, ...]:
         This principal may not create topics.
     LogUnreachable
         No broker created them.
+    SettingsError
+        See `connectors.kafka.security.client_settings`.
     """
     wanted = {config.topic_prefix + topic.name: topic for topic in config.topics}
     async with _Admin(config) as admin:
@@ -108,6 +112,13 @@ async def partition_counts(config: KafkaConfig) -> tuple[str, dict[str, int]]:
     """Return the cluster's id, and the partition counts of the visible declared topics.
 
     A topic is missing in the result if it does not exist or this principal may not see it.
+
+    Names are with the prefix.
+
+    Raises
+    ------
+    LogUnreachable, LogRefused, SettingsError
+        As for `create_topics`.
     """
     async with _Admin(config) as admin:
         with named("describing topics"):
@@ -117,7 +128,15 @@ async def partition_counts(config: KafkaConfig) -> tuple[str, dict[str, int]]:
 
 
 async def describe_problems(config: KafkaConfig) -> tuple[str, ...]:
-    """Return one sentence for each difference between the cluster and the declared topics."""
+    """Return one sentence for each difference between the cluster and the declared topics.
+
+    Settings that this principal may not read are not compared.
+
+    Raises
+    ------
+    LogUnreachable, LogRefused, SettingsError
+        As for `create_topics`.
+    """
     wanted = {config.topic_prefix + topic.name: topic for topic in config.topics}
     problems: list[str] = []
     async with _Admin(config) as admin:

@@ -109,6 +109,8 @@ class Unreadable(Exception):
 def unpack(codec: int, packed: bytes) -> bytes:
     """Return the decompressed content of a batch.
 
+    `codec` is Kafka's number: 1 gzip, 2 snappy, 3 lz4, 4 zstd.
+
     Raises
     ------
     Unreadable
@@ -374,11 +376,23 @@ class Batches:
         return len(self._fetched)
 
     def has_next(self) -> bool:
-        """Return whether a whole batch is left; the broker may truncate the last one."""
+        """Return whether a whole batch is left; the broker may truncate the last one.
+
+        Raises
+        ------
+        CorruptRecordException
+            The length of the next batch is negative.
+        """
         return self._end() is not None
 
     def next_batch(self) -> Batch | None:
-        """Return the next batch."""
+        """Return the next batch; None if no whole batch is left.
+
+        Raises
+        ------
+        CorruptRecordException
+            The batch is damaged, or not of message format 2.
+        """
         end = self._end()
         if end is None:
             return None

@@ -172,6 +172,11 @@ def ping_agent(domain: Domain, *, within_s: int) -> None:
     Of libvirt's calls to the guest agent, only this one takes a time limit. The others wait without
     limit for an agent that was in sync before, and meanwhile block other callers. The call marks
     the VM with the taint `custom-ga-command`, which changes nothing in the VM.
+
+    Raises
+    ------
+    libvirtError
+        The agent did not answer within `within_s`, is absent, or answered with an error.
     """
     import libvirt_qemu
 

@@ -60,7 +60,10 @@ class Call(Generic[T_co]):
 
 
 async def first_returned(calls: Iterable[Call[T]], *, patience_s: float) -> Call[T] | None:
-    """Return one of the calls that have returned, or None after `patience_s`."""
+    """Return one of the calls that have returned, or None after `patience_s`.
+
+    Without any calls it returns None immediately. The result may be an error: see `Call.result`.
+    """
     by_future = {call.returned: call for call in calls}
     if not by_future:
         return None

@@ -136,6 +136,9 @@ def decode(
 
     Parameters
     ----------
+    previous
+        Times of the last call by UUID of the VM; empty for the first. A VM that is absent in it has
+        no values that need an earlier reading.
     mono_ns
         Time of the readings, on the clock of `previous`.
     """
@@ -249,17 +252,26 @@ def vcpu_delays(stats: Stats) -> dict[int, int]:
 
 
 def kvm_total(stats: Stats, name: str) -> int | None:
-    """Return one of KVM's counters by its column, None unless every vCPU reports it."""
+    """Return one of KVM's counters by its column in the wire format, such as `kvm_exits`.
+
+    None unless every vCPU reports it.
+    """
     return _vcpu_total(stats, _KVM_SUMS[name])
 
 
 def block_total(stats: Stats, field: str) -> int | None:
-    """Return a counter summed over all disks, None when no disk reports it."""
+    """Return a counter summed over all disks, None when no disk reports it.
+
+    `field` is libvirt's name after the disk's number, such as `wr.reqs`.
+    """
     return _device_total(stats, "block", field)
 
 
 def net_total(stats: Stats, field: str) -> int | None:
-    """Return a counter summed over all network cards, None when there is none."""
+    """Return a counter summed over all network cards, None when no card reports it.
+
+    `field` is libvirt's name after the card's number, such as `tx.pkts`.
+    """
     return _device_total(stats, "net", field)
 
 
@@ -281,7 +293,7 @@ def counted_disks(stats: Stats) -> frozenset[str]:
 
 
 def plain_counter(stats: Stats, field: str) -> int | None:
-    """Return a single value, None when it is absent or invalid."""
+    """Return a single value by libvirt's name; None when it is absent or invalid."""
     return _counter(stats.get(field))
 
 
@@ -292,7 +304,7 @@ def balloon_last_update_s(stats: Stats) -> int | None:
 
 
 def state_of(stats: Stats) -> int | None:
-    """Return the VM's state as an index of `VM_STATES`."""
+    """Return the VM's state as an index of `VM_STATES`; None if it is absent or unknown."""
     state = _counter(stats.get("state.state"))
     return state if state is not None and state < len(VM_STATES) else None
 

@@ -44,6 +44,8 @@ class Disk:
 def disk_of(xml: str, device: str) -> Disk:
     """Return a disk of a running VM by its target device.
 
+    `xml` is the VM's live definition; a target device is a name such as `vda`.
+
     Raises
     ------
     ActionRefused

@@ -97,7 +97,11 @@ _JOB_OPERATIONS: Final = (
 
 
 def lifecycle_kind(event: int, detail: int) -> tuple[str, str] | None:
-    """Return the kind and the meaning of the detail; None for an event without effect on the VM."""
+    """Return the kind and the meaning of the detail; None for an event without effect on the VM.
+
+    `event` is a virDomainEventType, and `detail` libvirt's number of its cause. A number that is
+    newer than the tables here is returned as text.
+    """
     if event not in _LIFECYCLE_KINDS:
         return None
     kind, details = _LIFECYCLE_KINDS[event]
@@ -111,7 +115,17 @@ class Hearer(Protocol):
     def add(
         self, kind: str, *, vm: bytes | None = None, detail: Mapping[str, str] | None = None
     ) -> None:
-        """Receive one event."""
+        """Receive one event.
+
+        Parameters
+        ----------
+        kind
+            One of `engine.wire.metrics.EVENT_KINDS`.
+        vm
+            UUID of the VM; None for an event of the node.
+        detail
+            Texts by name, such as the reason.
+        """
         ...
 
 
@@ -137,7 +151,10 @@ class EventQueue:
     def add(
         self, kind: str, *, vm: bytes | None = None, detail: Mapping[str, str] | None = None
     ) -> None:
-        """Append one event with the current time; drop the oldest if the queue is full."""
+        """Append one event with the current time; drop the oldest if the queue is full.
+
+        See `Hearer.add` for the parameters.
+        """
         with self._guard:
             if len(self._events) >= self._room:
                 self._events.popleft()
@@ -146,7 +163,11 @@ class EventQueue:
             self._events.append(self._event(kind, vm=vm, detail=detail))
 
     def drain(self) -> tuple[Event, ...]:
-        """Return and remove the queued events, oldest first."""
+        """Return and remove the queued events, oldest first.
+
+        If events were dropped since the last call, the last one is `events_dropped` with their
+        count.
+        """
         with self._guard:
             if self._unsaid_drops:
                 lost = {"count": str(self._unsaid_drops)}

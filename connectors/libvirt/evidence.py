@@ -153,7 +153,15 @@ class Gathering:
         self._missing: dict[str, str] = {}
 
     def gather(self, connection: Connection, domain: Domain, library: Library) -> None:
-        """Collect every available part; those that do not need qemu's monitor come first."""
+        """Collect every available part; those that do not need qemu's monitor come first.
+
+        Errors of a part are kept as the reason why it is missing.
+
+        Raises
+        ------
+        libvirtError
+            The VM's definition cannot be read, so nothing was collected.
+        """
         xml = domain.XMLDesc()
         self._parts["domain.xml"] = xml.encode()
         steps: tuple[tuple[str, Callable[[], tuple[str, bytes]]], ...] = (
@@ -178,6 +186,8 @@ class Gathering:
 
 def console_tail(xml: str, *, most_bytes: int = CONSOLE_TAIL_BYTES) -> bytes:
     """Return the end of the output on the VM's first serial port.
+
+    `xml` is the VM's live definition.
 
     Raises
     ------

@@ -42,6 +42,15 @@ class EvidenceFolder:
     ) -> tuple[Path, tuple[str, ...]]:
         """Write a bundle and return its folder and the names of its files.
 
+        Parameters
+        ----------
+        name
+            Part of the folder's name, after the time; unusual characters become hyphens.
+        parts
+            Contents by file name; what exceeds `BUNDLE_MAX_BYTES` in total is cut off.
+        about
+            Content of `about.json`, which is not among the returned names.
+
         Raises
         ------
         StateUnwritable

@@ -67,6 +67,9 @@ class Heard:
             return self._boots.get(vm, self._since)
 
     def report(self, vm: bytes) -> tuple[GuestReport, int] | tuple[None, None]:
-        """Return the guest's panic or watchdog report since its last boot, and its monotonic ns."""
+        """Return the guest's panic or watchdog report since its last boot, and its monotonic ns.
+
+        Both are None if there was none.
+        """
         with self._guard:
             return self._reports.get(vm, (None, None))

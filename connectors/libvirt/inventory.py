@@ -43,6 +43,8 @@ def read_vm(xml: str, *, vm: bytes, pool_targets: Mapping[str, str]) -> Inventor
 
     Parameters
     ----------
+    vm
+        The VM's UUID.
     pool_targets
         Maps the directory of each storage pool of the connection to its name.
     """
@@ -182,7 +184,7 @@ def read_pool(xml: str) -> PoolDefinition:
 
 
 def read_host_uuid(capabilities_xml: str) -> str:
-    """Return the UUID by which migrating libvirtds identify each other."""
+    """Return the UUID by which migrating libvirtds identify each other; empty if it is missing."""
     return ElementTree.fromstring(capabilities_xml).findtext("host/uuid", "")
 
 

@@ -193,7 +193,13 @@ class LibvirtLiveness:
             return "unknown"
 
     async def console(self, vm: bytes) -> str:
-        """See `engine.liveness_ports.Liveness`."""
+        """See `engine.liveness_ports.Liveness`.
+
+        Raises
+        ------
+        HypervisorUnreachable
+            libvirtd did not answer.
+        """
 
         def read(connection: Connection, _mark: int) -> str:
             try:
@@ -235,7 +241,11 @@ class LibvirtLiveness:
 
 
 def read_addresses(reported: Mapping[str, object]) -> list[tuple[str, str]]:
-    """Return pairs of MAC and IP address from libvirt's data on a VM's cards."""
+    """Return pairs of MAC (in lower case) and IP address from libvirt's data on a VM's cards.
+
+    `reported` is the result of `Domain.interfaceAddresses`. Addresses that cannot belong to a
+    single guest, such as loopback, are left out.
+    """
     pairs = []
     for card in reported.values():
         if not isinstance(card, Mapping):
@@ -249,7 +259,10 @@ def read_addresses(reported: Mapping[str, object]) -> list[tuple[str, str]]:
 
 
 def read_neighbours(text: str) -> list[tuple[str, str]]:
-    """Return pairs of MAC and IPv4 address from the kernel's table (proc_pid_net(5), arp)."""
+    """Return pairs of MAC and IPv4 address from the kernel's table (proc_pid_net(5), arp).
+
+    MACs are in lower case. Incomplete entries are left out.
+    """
     pairs = []
     for line in text.splitlines()[1:]:
         fields = line.split()

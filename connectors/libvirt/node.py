@@ -37,7 +37,11 @@ class NodeReader:
         self._last: NodeTotals | None = None
 
     def read(self) -> dict[str, float]:
-        """Return gauges by name; those that need an earlier reading are absent in the first."""
+        """Return gauges by name, as in `engine.wire.metrics.NODE_METRICS`.
+
+        Those that need an earlier reading are absent in the first, and those that the kernel does
+        not report are always absent.
+        """
         now = self._totals(time.monotonic_ns())
         gauges = gauges_between(self._last, now)
         self._last = now
@@ -71,7 +75,10 @@ class NodeReader:
 
 
 def gauges_between(before: NodeTotals | None, now: NodeTotals) -> dict[str, float]:
-    """Return the node's gauges for the time from `before` to `now`."""
+    """Return the node's gauges for the time from `before` to `now`.
+
+    If `before` is None, there are only those of the moment: memory and cores.
+    """
     gauges = dict(now.memory)
     if now.cores:
         gauges["cpu_cores"] = float(now.cores)

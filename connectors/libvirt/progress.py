@@ -46,7 +46,10 @@ class Progress:
     at_s: float = 0.0
 
     def seen(self, stats: Stats) -> Self:
-        """Return the progress after new statistics; missing values change nothing."""
+        """Return the progress after new statistics; missing values change nothing.
+
+        `stats` is libvirt's `jobStats` of the migrating VM.
+        """
         number, left, elapsed_ms = (
             stats.get(name) for name in ("memory_iteration", "memory_remaining", "time_elapsed")
         )

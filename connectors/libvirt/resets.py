@@ -18,12 +18,18 @@ from flatline.engine.errors import ActionRefused, HypervisorUnreachable
 
 
 def crashed(state: Sequence[int]) -> bool:
-    """Return whether the VM is stopped by its own crash, not paused by a person."""
+    """Return whether the VM is stopped by its own crash, not paused by a person.
+
+    `state` is the result of `Domain.state`: libvirt's numbers of state and reason.
+    """
     return state[0] == STATE_CRASHED or was_reset(state)
 
 
 def was_reset(state: Sequence[int]) -> bool:
-    """Return whether the VM was reset after its own crash and only needs a resume."""
+    """Return whether the VM was reset after its own crash and only needs a resume.
+
+    `state` is the result of `Domain.state`: libvirt's numbers of state and reason.
+    """
     return (state[0], state[1]) == (STATE_PAUSED, PAUSED_CRASHED)
 
 
@@ -34,6 +40,8 @@ def reset(domain: Domain, *, library: Library) -> None:
     ------
     HypervisorUnreachable
         The VM was reset, and its state after the reset is unknown.
+    libvirtError
+        The state cannot be read, or the reset itself failed.
     """
     had_crashed = crashed(domain.state())
     domain.reset(0)
@@ -56,6 +64,8 @@ def finish(domain: Domain, *, library: Library) -> None:
         No reset has left the VM paused.
     HypervisorUnreachable
         The VM is still paused.
+    libvirtError
+        The state cannot be read.
     """
     state = domain.state()
     if not was_reset(state):

@@ -36,7 +36,14 @@ _HELD_PAUSE_S: Final = 0.1
 def see(
     connection: Connection, domain: Domain, *, host_mark: int, heard: Heard, uri: str
 ) -> PreflightSample:
-    """Return the current state of the VM.
+    """Return the current state of the VM; errors of libvirt are not translated.
+
+    Parameters
+    ----------
+    host_mark
+        See `connectors.libvirt.decoding.host_mark`.
+    uri
+        Address of libvirtd, for the message.
 
     Raises
     ------
@@ -101,7 +108,10 @@ def moment_ns() -> int:
 
 
 def instance(domain: Domain, *, host_mark: int) -> int:
-    """Return the number of the VM's run for `engine.preflight_data.PreflightSample`."""
+    """Return the number of the VM's run for `engine.preflight_data.PreflightSample`.
+
+    `host_mark` is as in `connectors.libvirt.decoding.host_mark`.
+    """
     # libvirt's number of a VM that does not run is -1.
     return instance_of(host_mark=host_mark, domain_id=max(0, domain.ID()))
 

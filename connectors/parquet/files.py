@@ -45,7 +45,7 @@ class Files:
     Raises
     ------
     HistoryUnreachable
-        The folder cannot be made or written, so the rows were not stored.
+        From a method: the folder cannot be made, read or written. Rows to write were not stored.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -57,12 +57,18 @@ class Files:
         return _PARTITION_S[MEASUREMENTS[measurement].bucket]
 
     def partition(self, measurement: str, number: int) -> Path:
-        """Return the folder of a measurement's partition; `number` counts from the epoch."""
+        """Return the folder of a measurement's partition.
+
+        `number` counts lengths of `partition_s` from the epoch, which is 0.
+        """
         begin = datetime.fromtimestamp(number * self.partition_s(measurement), UTC)
         return self.folder / measurement / begin.strftime("%Y%m%dT%H")
 
     def within(self, measurement: str, begin_ns: int, end_ns: int) -> Iterator[tuple[Path, ...]]:
-        """Yield the files of each partition that overlaps a range of time, oldest first."""
+        """Yield the files of each partition that overlaps a range of time, oldest first.
+
+        The range is from `begin_ns` up to, and not including, `end_ns`, in ns since the epoch.
+        """
         first = (begin_ns // 1_000_000_000) // self.partition_s(measurement)
         last = ((end_ns - 1) // 1_000_000_000) // self.partition_s(measurement)
         low, high = (self.partition(measurement, max(0, n)).name for n in (first, min(last, 10**6)))
@@ -136,7 +142,7 @@ class Files:
         return partition / f"{stamp:020d}-{os.getpid()}-{next(_numbers)}{_NEW}"
 
     def publish(self, written: Path) -> None:
-        """Make a file durable and visible to readers."""
+        """Make a file durable and visible to readers; `written` is the name from `new`."""
         try:
             with written.open("rb") as file:
                 os.fsync(file.fileno())
@@ -150,7 +156,7 @@ class Files:
             raise unwritable(written, error) from error
 
     def forget(self, measurement: str, *, before_s: float) -> None:
-        """Delete the partitions that ended before a time."""
+        """Delete the partitions that ended before a time, in s since the epoch."""
         length_s = self.partition_s(measurement)
         for folder in self.partitions(measurement):
             try:

@@ -24,7 +24,7 @@ _PERCENTILE: Final = re.compile(r"p(\d{1,2})")
 
 
 def columns(declared: Measurement) -> dict[str, str]:
-    """Return the columns of a measurement's files with their types."""
+    """Return the columns of a measurement's files with their DuckDB types."""
     return (
         {"time": "BIGINT"}
         | dict.fromkeys(declared.tags, "VARCHAR")
@@ -33,7 +33,11 @@ def columns(declared: Measurement) -> dict[str, str]:
 
 
 def source(measurement: str, partitions: Sequence[Sequence[Path]]) -> str:
-    """Return a table expression that yields each row of these partitions exactly once."""
+    """Return a table expression that yields each row of these partitions exactly once.
+
+    `partitions` holds the files of each partition. Rows with the same time and tags in a partition
+    count as one row; that of the file whose name sorts last applies.
+    """
     declared = MEASUREMENTS[measurement]
     # Files of an older release lack columns declared since; their values are unknown.
     nothing = ", ".join(f'NULL::{kind} AS "{name}"' for name, kind in columns(declared).items())
@@ -62,9 +66,10 @@ def _cast(name: str, kind: str) -> str:
 
 
 def misfits(measurement: str, found: Mapping[str, str]) -> str:
-    """Return the errors in the columns of a file, by name and type; empty if there are none.
+    """Return the errors in the columns of a file as one text; empty if there are none.
 
-    Additional and missing columns are no errors: a later release writes more, an earlier one fewer.
+    `found` maps each column to its DuckDB type. Additional and missing columns other than the time
+    are no errors: a later release writes more, an earlier one fewer.
     """
     declared = columns(MEASUREMENTS[measurement])
     if "time" not in found:
@@ -80,7 +85,15 @@ def misfits(measurement: str, found: Mapping[str, str]) -> str:
 
 
 def to_sql(query: Query, partitions: Sequence[Sequence[Path]]) -> str:
-    """Return the SQL of a query over some files: tags, then time, then the selected values."""
+    """Return the SQL of a query over some files: tags, then time, then the selected values.
+
+    `partitions` holds the files of each partition, as for `source`.
+
+    Raises
+    ------
+    ValueError
+        The query selects an unknown statistic.
+    """
     rows = not query.select[0][1]
     selected = [
         f'"{field}" AS v{index}' if rows else f"{_call(field, statistic)} AS v{index}"

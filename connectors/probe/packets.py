@@ -44,7 +44,20 @@ def mac_bytes(text: str) -> bytes:
 
 
 def solicitation(address: str, *, asked: bytes, own: bytes) -> tuple[int, bytes]:
-    """Return the EtherType and the frame that ask whether the card `asked` has `address`."""
+    """Return the EtherType and the frame that ask whether the card `asked` has `address`.
+
+    Parameters
+    ----------
+    address
+        IPv4 or IPv6 address as text.
+    asked, own
+        MAC addresses, six bytes each, of the guest's card and of the sender.
+
+    Raises
+    ------
+    ValueError
+        `address` is not an IP address.
+    """
     target = ipaddress.ip_address(address)
     if target.version == 4:
         body = _ARP.pack(*_ARP_OF_ETHERNET, _REQUEST, own, _NOBODY_V4, bytes(6), target.packed)
@@ -60,7 +73,15 @@ def solicitation(address: str, *, asked: bytes, own: bytes) -> tuple[int, bytes]
 
 
 def answers(frame: bytes, address: str, *, asked: bytes) -> bool:
-    """Return whether the card `asked` sent the frame, and states in it that it has `address`."""
+    """Return whether the card `asked` sent the frame, and states in it that it has `address`.
+
+    `frame` begins with the Ethernet header. `asked` is the card's MAC address, six bytes.
+
+    Raises
+    ------
+    ValueError
+        `address` is not an IP address.
+    """
     target = ipaddress.ip_address(address)
     if len(frame) < _ETHERNET.size:
         return False

@@ -44,6 +44,8 @@ OpenSocket = Callable[[str, int], socket.socket]
 def open_socket(bridge: str, kind: int) -> socket.socket:
     """Return a socket that sends on a bridge and receives only answers of one kind.
 
+    `kind` is the EtherType of the answers: `ETH_ARP` or `ETH_IPV6`.
+
     Raises
     ------
     PermissionError
@@ -93,7 +95,7 @@ class BridgeProber:
         self._open = opened
 
     async def ask(self, card: Card, addresses: Sequence[str], *, within_s: float) -> ProbeAnswer:
-        """See `engine.liveness_ports.Prober`."""
+        """See `engine.liveness_ports.Prober`; only the first four addresses are probed."""
         if not addresses:
             return ProbeAnswer("unknown", why="its address is unknown")
         try:

@@ -32,7 +32,7 @@ class Played(NamedTuple):
 
 
 def set_guests(world: World, indices: list[int], **values: float) -> None:
-    """Set modifiers of guests by name, after their counters were brought up to date."""
+    """Set attributes of `Guests` by name for these VMs, after their counters were settled."""
     with world.changing(indices):
         for name, value in values.items():
             getattr(world.guests, name)[indices] = value
@@ -56,7 +56,10 @@ def modifier(**values: float) -> Begin:
 
 
 def silence(*, absent: bool) -> Begin:
-    """Return the `Begin` of incidents in which monitors do not answer, or rows are missing."""
+    """Return the `Begin` of incidents in which monitors do not answer, or rows are missing.
+
+    Rows are missing if `absent`, or if the incident's parameter `absent` is not 0.
+    """
 
     def begin(world: World, incident: Incident, indices: list[int]) -> Action:
         guests = world.guests
@@ -80,6 +83,6 @@ def silence(*, absent: bool) -> Begin:
 
 
 def report(world: World, indices: list[int], kind: str) -> None:
-    """Emit an event about each VM on its node."""
+    """Emit an event of this kind (`engine.wire.metrics.EVENT_KINDS`) about each VM on its node."""
     for index in indices:
         world.emit(int(world.guests.node[index]), kind, index)

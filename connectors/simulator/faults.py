@@ -201,6 +201,9 @@ def host_silence(world: World, incident: Incident, indices: list[int]) -> Action
     """Make the node's hypervisor unreachable.
 
     With `dies` = 1 the whole node fails: its guests stop, and boot when the incident ends.
+
+    The node is `incident.node`, and `indices` are the VMs on it. Returns the function that ends the
+    incident.
     """
     node = world.topology.node_index[incident.node]
     dies = bool(incident.params.get("dies", 0.0))

@@ -18,6 +18,9 @@ from flatline.engine.ports import Clock
 class Fleet:
     """A simulated site.
 
+    Methods take a node by its name, and a VM by its index in the plan, from 0, or by its UUID. They
+    raise `KeyError` for an unknown node or UUID.
+
     Attributes
     ----------
     world

@@ -150,7 +150,11 @@ class Guests:
     def report_memory(
         self, now_s: float, *, period_s: float, activity: NDArray[np.float64]
     ) -> None:
-        """Update the balloon's memory report of every live kernel whose report is due."""
+        """Update the balloon's memory report of every live kernel whose report is due.
+
+        `now_s` is world time. `activity`, shape (N,), is the share of its cores that each guest
+        uses.
+        """
         due = KERNEL[self.condition] & self._has_balloon & (now_s >= self.report_due_s)
         indices = np.flatnonzero(due)
         used = self.used_share[indices] + 0.08 * activity[indices]
@@ -175,5 +179,5 @@ class Guests:
         np.minimum(self.leaked_kib, self.memory_kib * (0.98 - self.used_share), out=self.leaked_kib)
 
     def state(self, vms: Indices) -> NDArray[np.uint64]:
-        """Return the hypervisor's state of each VM, as an index into `VM_STATES`."""
+        """Return the hypervisor's state of each VM, shape (n,), as an index into `VM_STATES`."""
         return STATE[self.condition[vms]]

@@ -1,4 +1,7 @@
-"""Transitions of a guest: boots, deaths, pauses, migrations."""
+"""Transitions of a guest: boots, deaths, pauses, migrations.
+
+In every function, `index` is the VM's index in the plan.
+"""
 
 from typing import Final
 
@@ -61,7 +64,10 @@ def boot(world: World, index: int, *, by: str, event: str | None = "rebooted") -
 
 
 def start(world: World, index: int, *, by: str) -> None:
-    """Start a VM that is switched off: a new qemu process, so a new instance."""
+    """Start a VM that is switched off: a new qemu process, so a new instance.
+
+    `by` is as for `boot`.
+    """
     node = int(world.guests.node[index])
     world.guests.instance[index] = world.next_instance(node)
     world.guests.reported_s[index] = NEVER_S
@@ -78,7 +84,10 @@ def stop(world: World, index: int) -> None:
 
 
 def shut_down(world: World, index: int, *, back: bool, by: str) -> None:
-    """End the guest's processes, then boot or switch off; without a live kernel do so at once."""
+    """End the guest's processes, then boot or switch off; without a live kernel do so at once.
+
+    With `back` the guest boots afterwards. `by` is as for `boot`.
+    """
     if not kernel_lives(world, index):
         boot(world, index, by=by) if back else stop(world, index)
         return
@@ -102,7 +111,14 @@ def panic(
 ) -> None:
     """Panic the kernel: it spins, or halts if `spin_cores` is 0, or its panic device stops the VM.
 
-    With `is_stopped` False the device only reports, and the guest may still reboot itself.
+    Parameters
+    ----------
+    kind
+        Kind of the incident, for `Death.kind`.
+    spin_cores
+        Cores that the kernel keeps busy.
+    is_stopped
+        If False, the panic device only reports, and the guest may still reboot itself.
     """
     reported = bool(world.topology.panic_device[index])
     node = int(world.guests.node[index])
@@ -153,6 +169,9 @@ def migrate(world: World, index: int, *, target: int, by: str) -> Migration:
 
     While the VM's disk completes no request, the VM does not arrive: qemu waits for open requests
     before the handover.
+
+    `target` is the index of a node. `by` names the actor for `Move.by`. The outcome of the returned
+    migration changes when it ends.
     """
     guests, source = world.guests, int(world.guests.node[index])
     migration = Migration(index, source, target, by)
@@ -180,6 +199,8 @@ def move_disk(world: World, index: int, pool: int) -> DiskMove:
     """Begin to copy a VM's disk to another pool; the VM uses the copy once it is complete.
 
     A pool that completes no request delays the move.
+
+    `pool` is an index into `Topology.pools`. The outcome of the returned move changes when it ends.
     """
     move = world.disk_moves[index] = DiskMove(index)
     world.guests.job[index] = True
@@ -213,7 +234,10 @@ def _end_disk_move(world: World, move: DiskMove, outcome: str) -> None:
 
 
 def finish_migration(world: World, migration: Migration, outcome: str) -> None:
-    """Record the end of a migration and its outcome; the VM's node is not changed."""
+    """Record the end of a migration and its outcome; the VM's node is not changed.
+
+    `outcome` is done, aborted or failed.
+    """
     migration.outcome = outcome
     world.migrations.pop(migration.index, None)
     world.guests.job[migration.index] = False

@@ -65,7 +65,10 @@ class Paces(NamedTuple):
 
     @classmethod
     def of(cls, *shape: int, vcpus: int) -> "Paces":
-        """Return zero growth; `shape` is (VMs,) or (steps, VMs)."""
+        """Return zero growth; `shape` is (VMs,) or (steps, VMs).
+
+        `vcpus` is the largest number of vCPUs of a VM.
+        """
         steps, size = shape[:-1], shape[-1]
         gains = np.zeros((*steps, VCPUS + vcpus, size))
         gains[..., [ROW[name] for name in _REQUESTS], :] = 1.0
@@ -74,6 +77,8 @@ class Paces(NamedTuple):
 
 class Meters:
     """Counters of all VMs and their growth during the current step.
+
+    Times are in ns since the world began.
 
     Attributes
     ----------

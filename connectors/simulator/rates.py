@@ -66,7 +66,10 @@ class Draws(NamedTuple):
     def draw(
         cls, rng: np.random.Generator, *, steps: int, size: int, networks: int, step_s: float
     ) -> "Draws":
-        """Return the draws of the next steps; they do not depend on how many are drawn together."""
+        """Return the draws of the next steps; they do not depend on how many are drawn together.
+
+        `size` and `networks` are the numbers of VMs and of networks.
+        """
         normal = np.empty((steps, size), np.float32)
         even = np.empty((steps, 7, size), np.float32)
         chatter = np.zeros((steps, networks + 1))
@@ -170,7 +173,7 @@ class Rates:
         return Given(activity, draws, paces, node_share, node_busy, latency_s)
 
     def begin(self, given: Given, step: int) -> None:
-        """Start one of the predicted steps."""
+        """Start one of the predicted steps; `step` is its index in `given`, from 0."""
         self._activity = Activity._make(part[step] for part in given.activity)
         self._draws = Draws._make(part[step] for part in given.draws)
         self._meters.pace = Paces._make(part[step] for part in given.paces)

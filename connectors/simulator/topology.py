@@ -91,15 +91,18 @@ class Topology:
         )
 
     def zone(self, node: int) -> str:
-        """Return the zone of a node."""
+        """Return the name of the zone of a node, which is given by its index in `nodes`."""
         return f"z{self.node_cell[node] % self.plan.zones}"
 
     def pools_seen_by(self, node: int) -> list[int]:
-        """Return the pools that a node can open: those of its cell and the shared ones."""
+        """Return the pools that a node can open: those of its cell and the shared ones.
+
+        The node is given by its index in `nodes`; the pools are indices into `pools`.
+        """
         return self.cell_pools[self.node_cell[node]]
 
     def item(self, index: int) -> InventoryItem:
-        """Return the content of the VM's definition."""
+        """Return the content of the definition of the VM with this index in the plan."""
         workload = WORKLOADS[self.workload[index]]
         network = self.network[index]
         return InventoryItem(

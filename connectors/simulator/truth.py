@@ -75,7 +75,7 @@ class Move:
 
 @dataclass(slots=True)
 class Truth:
-    """The world's own record.
+    """The world's own record; VMs are indices in the plan, times are in ns since the world began.
 
     Attributes
     ----------
@@ -100,12 +100,12 @@ class Truth:
         return None
 
     def died(self, vm: int, kind: str, at_ns: int) -> None:
-        """Record a death, unless the VM is already dead."""
+        """Record a death by an incident of this kind, unless the VM is already dead."""
         if self.dead_since_ns(vm) is None:
             self.deaths.append(Death(vm, kind, at_ns))
 
     def lives(self, vm: int, at_ns: int, by: str) -> None:
-        """Record that a VM is alive again, if it was dead."""
+        """Record that a VM is alive again, if it was dead; `by` is for `Death.repaired_by`."""
         for death in reversed(self.deaths):
             if death.vm == vm and death.alive_ns is None:
                 death.alive_ns = at_ns

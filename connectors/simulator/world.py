@@ -69,6 +69,9 @@ class DiskMove:
 class World:
     """The complete state of the site. Its adapters show a part; tests may read all of it.
 
+    Methods take and return VMs and nodes as their index in the plan, from 0, unless stated
+    otherwise.
+
     Parameters
     ----------
     plan
@@ -151,7 +154,10 @@ class World:
         self._next_step_ns = self._step_ns
 
     def stream(self, *name: int) -> np.random.Generator:
-        """Return a separate random generator for one purpose."""
+        """Return a separate random generator for one purpose, which `name` identifies.
+
+        Each call starts the sequence again, which depends only on the plan's seed and `name`.
+        """
         return np.random.Generator(np.random.SFC64([self.plan.seed, *name]))
 
     def advance(self, to_ns: int) -> None:
@@ -236,7 +242,15 @@ class World:
         return int(self.now_ns + self.mono_origin_ns[node])
 
     def emit(self, node: int, kind: str, index: int | None = None, **detail: str) -> None:
-        """Send an event to the listeners of a node; it is lost while the node is unreachable."""
+        """Send an event to the listeners of a node; it is lost while the node is unreachable.
+
+        Parameters
+        ----------
+        kind
+            One of `engine.wire.metrics.EVENT_KINDS`.
+        index
+            The VM concerned; None for an event of the node.
+        """
         if self.unreachable[node]:
             return
         heard = self.events[node]
@@ -251,7 +265,13 @@ class World:
         )
 
     def vm(self, name: int | bytes) -> int:
-        """Return the index of a VM that is given by its index or by its UUID."""
+        """Return the index of a VM that is given by its index or by its UUID.
+
+        Raises
+        ------
+        KeyError
+            No VM has this UUID.
+        """
         return self.topology.index_of[name] if isinstance(name, bytes) else name
 
     def _roster_of(self, vms: Indices) -> Roster:

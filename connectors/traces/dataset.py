@@ -78,7 +78,10 @@ class TraceVm(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """An operation of the platform on a VM, and its time (s since the epoch)."""
+    """An operation of the platform on a VM, and its time (s since the epoch).
+
+    `vm` is an index into `Dataset.vms`, `name` one of `OPERATIONS`.
+    """
 
     time_s: float
     vm: int
@@ -182,6 +185,18 @@ def read_samples(path: Path, vms: tuple[TraceVm, ...], *, is_stream: bool) -> It
     """Yield the checked rows of a file of samples in blocks, in the units of `RATES`.
 
     A counter stays cumulative; a gauge is already a rate.
+
+    Parameters
+    ----------
+    path
+        The traces or, if `is_stream`, the stream.
+    vms
+        The VMs of the table; `Samples.vm` holds indices into them.
+
+    Raises
+    ------
+    SettingsError
+        See `Dataset.windows`, or the file cannot be read.
     """
     ids = np.array([vm.id.encode() for vm in vms])
     order = np.argsort(ids)

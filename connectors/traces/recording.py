@@ -106,7 +106,7 @@ class DatasetRecording:
         }
 
     def figures(self) -> dict[str, int]:
-        """Return the outcome of the rows: read = used + repeated + late + invalid."""
+        """Return the outcome of the rows read so far; see `WindowCounts.figures`."""
         return self.counts.figures()
 
     @property
@@ -115,7 +115,13 @@ class DatasetRecording:
         return max(1.0, self.interval_s / 10)
 
     def recorded_frames(self) -> Iterator[RecordedFrame]:
-        """Yield the site's records in the order of their append times."""
+        """Yield the site's records in the order of their append times.
+
+        Raises
+        ------
+        SettingsError
+            A row of the samples is unusable, or more than a year lies between two records.
+        """
         self.counts = WindowCounts()
         clerk = _Clerk(self.dataset, self._uuids)
         tick_ms = round(self.tick_s * 1000)

@@ -109,6 +109,9 @@ def read_blocks(
 def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield line number and fields of each row of a small table.
 
+    Lines are counted from 1, which is the header. Fields are texts by column, including columns
+    that are not in `columns`, which lists those that the table must have.
+
     Raises
     ------
     SettingsError
@@ -133,7 +136,15 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[st
 
 
 def number(path: Path, line: int, column: str, text: str) -> float:
-    """Return one field as a number, or raise `SettingsError`."""
+    """Return one field as a finite number.
+
+    `path`, `line` and `column` are only used in the message.
+
+    Raises
+    ------
+    SettingsError
+        The field is empty, infinite or not a number.
+    """
     value = _value(text)
     if not np.isfinite(value):
         raise SettingsError(f"{path}, line {line}: {column} is {text!r}, not a number.")

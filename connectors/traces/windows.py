@@ -76,7 +76,10 @@ class WindowCounts:
     good_by_rate: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(RATES), np.int64))
 
     def figures(self) -> dict[str, int]:
-        """Return the counts by name, and the fields of each column that is never usable."""
+        """Return the counts of rows as `rows_NAME`, and the columns that are never usable.
+
+        Such a column is `unusable_RATE`, with the number of its unusable fields.
+        """
         names = ("read", "used", "repeated", "late", "invalid", "bad_values")
         found: dict[str, int] = {f"rows_{name}": getattr(self, name) for name in names}
         unusable = (self.good_by_rate == 0) & (self.bad_by_rate > 0)
@@ -131,13 +134,13 @@ class Window:
     follows_late: bool = False
 
     def column(self, name: str) -> F64:
-        """Return one metric of all VMs, by its name in `RATES`; NaN is unknown."""
+        """Return one metric of all VMs, shape (vms,), by its name in `RATES`; NaN is unknown."""
         row: F64 = self.values[RATES.index(name)]
         return row
 
     @property
     def present(self) -> Bools:
-        """VMs with a sample in this window."""
+        """Shape (vms,): VMs with a sample in this window."""
         return ~np.isnan(self.time_s)
 
     @property
@@ -147,7 +150,7 @@ class Window:
 
 
 def interval_of(blocks: Iterable[Samples]) -> float | None:
-    """Return the usual interval between samples of one VM, None where no VM has two.
+    """Return the usual interval in s between samples of one VM, None where no VM has two.
 
     It is the median of all intervals, rounded to two significant digits if that changes it by at
     most 2 %. Reading stops after the first block in which a VM has two samples.
