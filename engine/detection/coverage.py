@@ -113,5 +113,8 @@ def advice(found: int, has: int) -> str:
 
 
 def ways(has: int) -> str:
-    """Return the devices missing in a VM's definition that would add a witness, in words."""
+    """Return the devices missing in a VM's definition that would add a witness, in words.
+
+    `has` is the second byte of a VM in `coverage`. The probe of the agent is always the last.
+    """
     return " or ".join([*(way for name, way in _WAYS.items() if not has & _HAS[name]), _PROBE])

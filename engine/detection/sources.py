@@ -184,7 +184,11 @@ def note_mark(marks: dict[str, int], key: str, source: Source) -> None:
 
 
 def out_of_order_ms(source: Source, arrival: Arrival) -> int:
-    """Return how many ms a frame came after the first of higher sequence, 0 if in order."""
+    """Return how many ms a frame came after the first waiting one of higher sequence.
+
+    0 if it is in order, repeated, older than the next frame due, or not a collector's sample. Call
+    it before `order`, which may add the frame to those that wait.
+    """
     sequence = arrival.frame.header.sequence
     # Frames that owners and agents send again do not measure the delay of samples.
     if sequence < source.following or not sample_of(arrival.frame).mono_ns:

@@ -261,7 +261,8 @@ def fold_exits(
     now
         The same counts in this frame, shape (2, n).
     judged, broken, rests, state
-        As in `fold_vcpus`; `state` is that of the gap model of interrupts, updated.
+        As in `fold_vcpus`, but `broken` is only read; `state` is that of the gap model of
+        interrupts, updated.
     reported, signs
         Shape (≥ n,), overwritten: as in `fold_vcpus`.
 
