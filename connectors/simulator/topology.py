@@ -130,7 +130,10 @@ class Topology:
     def _deal(
         self, per_cell: int, shared: list[str], name: Callable[[int, int], str]
     ) -> tuple[list[str], list[list[int]], NDArray[np.int64]]:
-        """Return all names, the objects that each cell can use, and the one assigned to each VM."""
+        """Distribute pools or networks: `per_cell` in each cell, and `shared` ones in all cells.
+
+        Return the names of all, the indices that each cell can use, and the index for each VM.
+        """
         names = list(shared)
         choices = []
         for cell in range(self.plan.cells):

@@ -221,7 +221,7 @@ async def _say(
     signing
         Whether the record is valid only with an operator's signature.
     key
-        Record key, if the record is to end a record under another key than its own.
+        Record key to write under; None is `control.key()`. A record ends only one with its key.
 
     Raises
     ------
@@ -318,7 +318,7 @@ def parse_scope(text: str) -> tuple[ControlScope, str]:
 
 
 def _subject(scope: ControlScope, text: str) -> str:
-    """Return the subject of a scope; one that nothing can match is refused."""
+    """Return the NAME or UUID of a scope; raise SettingsError if no object can have it."""
     if scope == "vm":
         return str(UUID(bytes=parse_vm(text)))
     return parse_name(text, what=scope) if scope in PLACES else text

@@ -1,4 +1,4 @@
-"""`flatline demo`: a simulated site, every role of Flatline, and four claims to observe."""
+"""`flatline demo`: a simulated site, every role of Flatline, and five claims to observe."""
 
 import asyncio
 import logging

@@ -87,7 +87,7 @@ def plan_of(seed: int) -> WorldPlan:
 
 
 class Referee:
-    """Decides whether each claim came true."""
+    """Decides whether each `Claim` about the demo came true."""
 
     def __init__(self, fleet: Fleet, story: Story) -> None:
         self._fleet = fleet

@@ -161,7 +161,7 @@ class Configuration:
     boot_hold_s: float = 45.0
     stale_s: float = 20.0  # a frame that took this much longer than usual has old data
 
-    # Totals alone: no per-vCPU evidence, no balloon that dates its reports. Error rates are false
+    # Totals alone: no per-vCPU times, no balloon reports with a time. Error rates are false
     # verdicts per surprising silence; each score to reach is -log of its rate (Wald).
     totals_alert_rate: float = 1.2e-4
     # Exactly one core is full, or the CPU fell when both channels (disks and network) stopped: no

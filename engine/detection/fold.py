@@ -152,8 +152,8 @@ def _forget_hung_monitors(cell: Cell, node: Node) -> None:
 def _take_clock_step(cell: Cell, node: Node, frame: Frame, *, time_ms: int) -> None:
     """Record a step of the node's wall clock; a late frame is not one."""
     # The collector reads wall clock and monotonic clock with the sample, so in a late frame both
-    # still agree. The usual lag is corrected by the step at once, so that later frames do not count
-    # as old.
+    # still agree. A step of the wall clock is subtracted from the node's usual lag at once, so that
+    # later frames do not count as old.
     header = frame.header
     if cell.is_unsure or header.run != node.run or header.mono_ns <= node.mono_ns:
         return

@@ -58,9 +58,10 @@ def _end_run(state: F32, index: int) -> None:
 
 @inlined
 def _sign_of_move(state: F32, index: int, is_idle: bool) -> int:
-    """Return the sign for the gap model after vCPUs moved: life if they are idle.
+    """Return what the silence model folds for a sample in which vCPUs gained time.
 
-    Work only cuts a current standstill short; without a standstill it is unknown to the model.
+    `ALIVE` if they are idle. If they work, `CUT_SHORT` ends a standstill, whose full length is
+    unknown, and without a standstill it is `UNKNOWN`.
     """
     if is_idle:
         return silence_model.ALIVE

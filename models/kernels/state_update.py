@@ -218,7 +218,7 @@ def _fold_life(
         integers[n[_N.disk_samples], index] = 0
     integers[n[_N.alive_samples], index] = integers[n[_N.alive_samples], index] + 1 if living else 0
     floats[f[_F.alive_s], index] = floats[f[_F.alive_s], index] + pace.step_s if living else 0.0
-    # Only writes and sent bytes show that a guest lived in this epoch: firmware reads too.
+    # Only writes and sent bytes show that a guest lived since its boot: firmware reads too.
     if running and ((bits & WRITTEN) != 0 or sent_moved):
         integers[n[_N.moved], index] += 1
     if sent_moved:
@@ -269,7 +269,7 @@ def _lag(
     floats: F64, last: int, recent: int, index: int, weight: float, now: float, first: bool
 ) -> None:
     """Update a mean of recent levels with the sample before the newest, and store the newest."""
-    # So the mean lacks the last sample before a silence, which mixes before and after.
+    # So the mean lacks the last sample before a silence, in the middle of which a guest may die.
     level = floats[recent, index]
     floats[recent, index] = now if first else level + weight * (floats[last, index] - level)
     floats[last, index] = now
